@@ -1,0 +1,134 @@
+//! The only place that turns an error into a status and a body, in OpenAI's error shape.
+//!
+//! A message says what happened, to what, and what to do next. Callers see their own mistakes;
+//! internals go to the log under the request's id.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{body::Body, response::Response};
+use http::{HeaderValue, StatusCode, header};
+
+/// A refusal or failure as a caller sees it: `{"error":{"message","type","param","code"}}`.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// HTTP status of the answer.
+    pub status: StatusCode,
+    /// OpenAI's error type, for example `invalid_request_error`.
+    pub kind: Cow<'static, str>,
+    /// Machine-readable code, for example `model_not_found`.
+    pub code: Option<Cow<'static, str>>,
+    /// The request field that is wrong.
+    pub param: Option<String>,
+    /// What happened, to what, and what to do next.
+    pub message: String,
+    /// Sent as `Retry-After` in whole seconds, rounded up.
+    pub retry_after: Option<Duration>,
+    /// Sent as `x-should-retry`, which OpenAI's SDKs obey.
+    pub should_retry: Option<bool>,
+    /// Sent as `Allow` with a 405.
+    pub allow: Option<String>,
+}
+
+impl Error {
+    /// An error with the type that OpenAI uses for this status.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let kind = match status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        };
+        Self {
+            status,
+            kind: Cow::Borrowed(kind),
+            code: None,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            should_retry: None,
+            allow: None,
+        }
+    }
+
+    /// 400: the caller's request is wrong.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 403: the caller may not do this.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// 503 with `Retry-After`: not now.
+    pub fn unavailable(message: impl Into<String>, retry_after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        error.retry_after = Some(retry_after);
+        error
+    }
+
+    /// 500: the gateway itself failed; `message` must hold nothing internal.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// Names the request field that is wrong.
+    #[must_use]
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Sets the machine-readable code.
+    #[must_use]
+    pub fn code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    /// Sets OpenAI's error type where it differs from the status's usual one.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<Cow<'static, str>>) -> Self {
+        self.kind = kind.into();
+        self
+    }
+
+    /// Tells SDKs whether another try can help.
+    #[must_use]
+    pub fn should_retry(mut self, yes: bool) -> Self {
+        self.should_retry = Some(yes);
+        self
+    }
+
+    /// The JSON body, one line, shared by answers and by error events inside streams.
+    pub fn json(&self) -> String {
+        serde_json::json!({"error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+        .to_string()
+    }
+}
+
+impl axum::response::IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after {
+            let secs = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs.max(1)));
+        }
+        if let Some(yes) = self.should_retry {
+            headers.insert("x-should-retry", HeaderValue::from_static(if yes { "true" } else { "false" }));
+        }
+        if let Some(value) = self.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+            headers.insert(header::ALLOW, value);
+        }
+        response
+    }
+}
