@@ -240,3 +240,35 @@ impl RootModule for ProviderModule_Ref {
     const NAME: &'static str = "provider";
     const VERSION_STRINGS: VersionStrings = package_version_strings!();
 }
+
+/// First bytes of the record in ELF section `.gwplugin`.
+pub const RECORD_MAGIC: &[u8; 8] = b"GWPLUGIN";
+
+/// Length of the record's fixed part: magic, total length (u64), version (u32), length of rustc (u32).
+pub const RECORD_HEAD: usize = 24;
+
+/// Length of the record for a manifest.
+pub const fn record_len(manifest: &str) -> usize {
+    RECORD_HEAD + crate::__private::RUSTC.len() + manifest.len()
+}
+
+/// The record that a gateway reads without running the plugin: fixed part, rustc, manifest.
+pub const fn record<const LEN: usize>(manifest: &str) -> [u8; LEN] {
+    let mut out = [0; LEN];
+    let rustc = crate::__private::RUSTC.as_bytes();
+    copy(&mut out, 0, RECORD_MAGIC);
+    copy(&mut out, 8, &(LEN as u64).to_le_bytes());
+    copy(&mut out, 16, &1u32.to_le_bytes());
+    copy(&mut out, 20, &(rustc.len() as u32).to_le_bytes());
+    copy(&mut out, RECORD_HEAD, rustc);
+    copy(&mut out, RECORD_HEAD + rustc.len(), manifest.as_bytes());
+    out
+}
+
+const fn copy(out: &mut [u8], at: usize, bytes: &[u8]) {
+    let mut index = 0;
+    while index < bytes.len() {
+        out[at + index] = bytes[index];
+        index += 1;
+    }
+}

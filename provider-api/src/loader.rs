@@ -1,0 +1,322 @@
+//! Reads, checks and opens plugin files.
+//!
+//! A file is read once; every check runs on those bytes; the same bytes are opened from a sealed memory
+//! file that nobody can change or replace. Opened code is never closed: exchanges and panics may hold
+//! pointers into it for as long as the process lives.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use abi_stable::{
+    StableAbi,
+    abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals},
+    library::{AbiHeaderRef, LibHeader},
+    std_types::RResult,
+};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::{
+    abi::{BuildInfo, ProviderModule_Ref, RECORD_HEAD, RECORD_MAGIC},
+    error::Fault,
+    exchange::{Instance, LogFn, host_box},
+    model::Manifest,
+};
+
+/// Largest plugin file.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Name of the one symbol: abi_stable 0.11's spelling of its root module loader.
+const SYMBOL: &[u8] = b"_1as_0lib_1header_0root_bmodule_bloader\0";
+
+/// Why a file is not loaded: a code for programs, and one line that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// `not_elf`, `truncated`, `wrong_cpu`, `executable`, `no_manifest`, `bad_manifest`, `wrong_api`,
+    /// `layout_mismatch`, `missing_symbol`, `cannot_open`, `too_large`, …
+    pub reason: &'static str,
+    /// One line.
+    pub message: String,
+    /// Long text for a file, where there is one.
+    pub long: Option<String>,
+}
+
+impl Refused {
+    /// A refusal without a long text.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), long: None }
+    }
+}
+
+/// What a file says about itself, read without running it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The manifest with its models.
+    pub manifest: Manifest,
+    /// The compiler that built it.
+    pub rustc: String,
+}
+
+/// Reads a plugin file whole.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is over [`MAX_FILE_BYTES`].
+pub fn read(path: &Path) -> Result<Vec<u8>, Refused> {
+    let failed = |error: std::io::Error| Refused::new("cannot_read", format!("it cannot be read: {error}"));
+    let file = File::open(path).map_err(failed)?;
+    let facts = file.metadata().map_err(failed)?;
+    if !facts.is_file() {
+        return Err(Refused::new("not_a_file", "it is not a regular file"));
+    }
+    if facts.len() > MAX_FILE_BYTES {
+        return Err(Refused::new("too_large", format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Checks a file's bytes and reads its record without running it.
+///
+/// # Errors
+/// Anything that would make opening it unsafe or useless.
+pub fn vet(bytes: &[u8]) -> Result<Record, Refused> {
+    let record = elf::section(bytes, b".gwplugin")?;
+    let bad = |message: &str| Refused::new("bad_manifest", format!("its plugin record {message}"));
+    let number =
+        |at: usize| record.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    if !record.starts_with(RECORD_MAGIC) || record.len() < RECORD_HEAD {
+        return Err(bad("is damaged; build it again with export_provider!"));
+    }
+    if number(16) != Some(1) {
+        return Err(bad("has a version that this gateway does not know; update the gateway"));
+    }
+    let rustc_len = number(20).and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+    let manifest_at = RECORD_HEAD.saturating_add(rustc_len);
+    let text =
+        |range: std::ops::Range<usize>| record.get(range).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let rustc = text(RECORD_HEAD..manifest_at).ok_or_else(|| bad("is damaged; build it again"))?;
+    let manifest = text(manifest_at..record.len()).ok_or_else(|| bad("is damaged; build it again"))?;
+    let manifest =
+        Manifest::parse(manifest).map_err(|error| Refused::new("bad_manifest", error.to_string()))?;
+    if manifest.api_major() != Some(1) {
+        return Err(Refused::new(
+            "wrong_api",
+            format!(
+                "it is built for provider API {}, this gateway has 1.x; build it with provider-api 1",
+                manifest.api
+            ),
+        ));
+    }
+    Ok(Record { manifest, rustc: rustc.to_owned() })
+}
+
+/// An opened plugin.
+#[derive(Clone, Copy)]
+pub struct Module(ProviderModule_Ref);
+
+impl Module {
+    /// What built it.
+    pub fn build(&self) -> BuildInfo {
+        self.0.build()()
+    }
+
+    /// Makes a provider with these settings (a JSON object).
+    ///
+    /// # Errors
+    /// What the provider says, a panic included.
+    pub fn create(&self, config: &[u8], log: LogFn) -> Result<Instance, Fault> {
+        match self.0.create()(config.into(), host_box(log)) {
+            RResult::ROk(provider) => Ok(Instance(provider)),
+            RResult::RErr(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// Opens bytes that passed [`vet`]. Each call maps a fresh copy, whatever was opened before.
+///
+/// # Errors
+/// A missing symbol, another layout, or a system that lets nothing be mapped.
+pub fn open(bytes: &[u8]) -> Result<Module, Refused> {
+    let path = sealed_copy(bytes)
+        .map_err(|error| Refused::new("cannot_open", format!("it cannot be mapped: {error}")))?;
+    // SAFETY: the file is a plugin by its record, so its initialisers are Rust's own; that it was built
+    // with `export_provider!` is what the operator vouches for by putting it into the plugin directory.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+        Refused::new("missing_symbol", format!("it cannot be opened: {}", one_line(&error.to_string())))
+    })?;
+    // SAFETY: `export_provider!` exports this name as abi_stable's header; abi_stable checks the magic
+    // number in it before anything else is read (`upgrade`).
+    let header: AbiHeaderRef = unsafe { library.get::<AbiHeaderRef>(SYMBOL) }
+        .map(|symbol| *symbol)
+        .map_err(|_| Refused::new("missing_symbol", "it does not export a provider; use export_provider!"))?;
+    // Never closed: see the head of this file.
+    std::mem::forget(library);
+    let header = header.upgrade().map_err(|error| layout_refusal(&error.to_string()))?;
+    let major = header.version_strings().version.split('.').next().unwrap_or("").to_owned();
+    if major != "1" {
+        return Err(Refused::new(
+            "wrong_api",
+            format!("it exports provider API {major}.x, this gateway has 1.x"),
+        ));
+    }
+    check_layout(header)?;
+    // SAFETY: the layouts were compared just now.
+    unsafe { header.unchecked_layout::<ProviderModule_Ref>() }
+        .map(Module)
+        .map_err(|error| Refused::new("cannot_open", one_line(&error.to_string())))
+}
+
+/// Compares layouts both ways, so that newer and older plugins load alike; with fresh globals, so that
+/// the result does not depend on what was loaded before.
+fn check_layout(header: &'static LibHeader) -> Result<(), Refused> {
+    let theirs = header.layout().ok_or_else(|| {
+        Refused::new("layout_mismatch", "it holds no layout; build it with export_provider!")
+    })?;
+    let ours = <ProviderModule_Ref as StableAbi>::LAYOUT;
+    let check = check_layout_compatibility_with_globals;
+    check(ours, theirs, &CheckingGlobals::new())
+        .or_else(|_| check(theirs, ours, &CheckingGlobals::new()))
+        .map_err(|error| layout_refusal(&error.to_string()))
+}
+
+/// abi_stable's texts run to 70 KB: keep the errors' first lines, and the whole for a file.
+fn layout_refusal(text: &str) -> Refused {
+    let mut lines = text.lines();
+    let first = lines.find(|line| line.starts_with("Error:")).unwrap_or("Error: another ABI");
+    let short: Vec<&str> = std::iter::once(first).chain(lines.take(4)).map(str::trim).collect();
+    let message = format!(
+        "its layout is not this gateway's ({}); build it with the same provider-api major version",
+        one_line(&short.join(" "))
+    );
+    Refused { reason: "layout_mismatch", message, long: Some(text.to_owned()) }
+}
+
+fn one_line(text: &str) -> String {
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(300).collect()
+}
+
+/// Copies bytes into a memory file that can never change again; its descriptor stays open for ever.
+fn sealed_copy(bytes: &[u8]) -> std::io::Result<std::path::PathBuf> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file =
+        File::from(rustix::fs::memfd_create("plugin", flags | MemfdFlags::EXEC).or_else(|_| {
+            // Kernels before 6.3 do not know the flag.
+            rustix::fs::memfd_create("plugin", flags)
+        })?);
+    file.write_all(bytes)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::mem::forget(file);
+    Ok(path.into())
+}
+
+/// Reads ELF files with checked arithmetic only.
+mod elf {
+    use super::Refused;
+
+    fn number(bytes: &[u8], at: u64, len: usize) -> Option<u64> {
+        let at = usize::try_from(at).ok()?;
+        let field = bytes.get(at..at.checked_add(len)?)?;
+        Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    fn range(bytes: &[u8], at: u64, len: u64) -> Option<&[u8]> {
+        bytes.get(usize::try_from(at).ok()?..usize::try_from(at.checked_add(len)?).ok()?)
+    }
+
+    fn truncated(what: &str, size: usize) -> Refused {
+        Refused::new(
+            "truncated",
+            format!("it is truncated: {what} lies beyond its {size} bytes; copy it again"),
+        )
+    }
+
+    /// The bytes of a section of a shared object for this machine, all of which is in the file.
+    pub(super) fn section<'a>(bytes: &'a [u8], name: &[u8]) -> Result<&'a [u8], Refused> {
+        if !bytes.starts_with(b"\x7fELF") {
+            return Err(Refused::new("not_elf", "it is not an ELF file; put only plugins here"));
+        }
+        let header = |at: u64, len: usize| {
+            number(bytes, at, len).ok_or_else(|| truncated("the ELF header", bytes.len()))
+        };
+        if bytes.get(4..6) != Some(&[2, 1]) {
+            return Err(Refused::new("wrong_cpu", "it is not a 64-bit little-endian file"));
+        }
+        let (machine, host) = (header(18, 2)?, if cfg!(target_arch = "aarch64") { 183 } else { 62 });
+        if machine != host {
+            let text = format!("it is built for another CPU (ELF machine {machine}, this one is {host})");
+            return Err(Refused::new("wrong_cpu", text));
+        }
+        if header(16, 2)? != 3 {
+            return Err(Refused::new("executable", "it is not a shared object; build a cdylib"));
+        }
+        segments(bytes, header(32, 8)?, header(56, 2)?)?;
+        find(bytes, (header(40, 8)?, header(60, 2)?, header(62, 2)?), name)
+    }
+
+    fn segments(bytes: &[u8], at: u64, count: u64) -> Result<(), Refused> {
+        let mut loads = 0;
+        for index in 0..count {
+            let cut = || truncated("a program header", bytes.len());
+            let field = |offset: u64, len| {
+                let at = at.checked_add(index * 56)?.checked_add(offset)?;
+                number(bytes, at, len)
+            };
+            let kind = field(0, 4).ok_or_else(cut)?;
+            let (offset, size) = (field(8, 8).ok_or_else(cut)?, field(32, 8).ok_or_else(cut)?);
+            match kind {
+                3 => return Err(Refused::new("executable", "it is an executable, not a plugin")),
+                1 => {
+                    loads += 1;
+                    range(bytes, offset, size).ok_or_else(|| truncated("a segment", bytes.len()))?;
+                }
+                _ => {}
+            }
+        }
+        if loads == 0 {
+            return Err(Refused::new("not_elf", "it has nothing to load; build a cdylib"));
+        }
+        Ok(())
+    }
+
+    fn find<'a>(
+        bytes: &'a [u8],
+        (at, count, names): (u64, u64, u64),
+        name: &[u8],
+    ) -> Result<&'a [u8], Refused> {
+        let cut = || truncated("the section table", bytes.len());
+        let entry = |index: u64| {
+            let at = at.checked_add(index.checked_mul(64)?)?;
+            Some((
+                number(bytes, at, 4)?,
+                number(bytes, at + 4, 4)?,
+                number(bytes, at + 24, 8)?,
+                number(bytes, at + 32, 8)?,
+            ))
+        };
+        let (_, _, names_at, names_len) = entry(names).ok_or_else(cut)?;
+        let names = range(bytes, names_at, names_len).ok_or_else(cut)?;
+        let mut found = None;
+        for index in 0..count {
+            let (name_at, kind, at, len) = entry(index).ok_or_else(cut)?;
+            // Sections without bytes in the file (.bss) may point anywhere.
+            let content = if kind == 8 { &[][..] } else { range(bytes, at, len).ok_or_else(cut)? };
+            let rest = usize::try_from(name_at).ok().and_then(|at| names.get(at..)).unwrap_or(&[]);
+            if rest.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0)) {
+                found = Some(content);
+            }
+        }
+        let hint = "it holds no provider manifest; build it with export_provider!";
+        found.ok_or_else(|| Refused::new("no_manifest", hint))
+    }
+}

@@ -1,0 +1,409 @@
+//! OpenAI's format, ready to use: requests with small edits, usage, errors.
+//!
+//! Source: openai 3.54.0 (PyPI) and the providers' own pages, read 2026-11-23.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    abi::{FaultKind, FaultScope},
+    error::Fault,
+    event::Usage,
+    http::{HttpRequest, Part, Reply},
+    request::{Call, Members, elements},
+};
+
+/// The path of an operation below the base URL.
+///
+/// # Errors
+/// An operation that OpenAI's format does not have.
+pub fn path(operation: &str) -> Result<&'static str, Fault> {
+    match operation {
+        "chat" => Ok("/chat/completions"),
+        "embeddings" => Ok("/embeddings"),
+        other => {
+            let text = format!("the operation `{other}` is not supported by this provider");
+            Err(Fault::new(FaultKind::UNSUPPORTED, text))
+        }
+    }
+}
+
+/// The call's request as it stands, with what the model's row asks for: rejected fields left out,
+/// `max_tokens` renamed.
+///
+/// # Errors
+/// An unknown operation, or a body that is not a JSON object.
+pub fn forward(base: &str, call: &Call<'_>) -> Result<HttpRequest, Fault> {
+    let request = HttpRequest::post(format!("{base}{}", path(call.operation)?));
+    if call.drops.is_empty() && !call.requires_completion_tokens {
+        return Ok(request.forward(call));
+    }
+    let mut edit = Edit::new(call)?;
+    edit.model_row(call);
+    Ok(edit.request(request))
+}
+
+/// Edits a request's outermost object; every byte that no edit names stays as it is.
+pub struct Edit<'a> {
+    body: &'a [u8],
+    members: Members<'a>,
+    removed: Vec<&'a str>,
+    replaced: Vec<(std::ops::Range<usize>, Vec<u8>)>,
+    appended: Vec<u8>,
+    dropped: Vec<String>,
+}
+
+impl<'a> Edit<'a> {
+    /// Reads the call's body.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn new(call: &Call<'a>) -> Result<Self, Fault> {
+        let members =
+            Members::parse(call.body).map_err(|error| Fault::bad_request(format!("not JSON: {error}")))?;
+        Ok(Self {
+            body: call.body,
+            members,
+            removed: Vec::new(),
+            replaced: Vec::new(),
+            appended: Vec::new(),
+            dropped: Vec::new(),
+        })
+    }
+
+    /// The value of a member as written; `None` if it is absent or null.
+    pub fn value(&self, key: &str) -> Option<&'a str> {
+        self.members.value(key)
+    }
+
+    /// Leaves a field out; a value other than null is named to the caller.
+    pub fn drop_field(&mut self, key: &'a str) {
+        if let Some(member) = self.members.get(key) {
+            if member.value != "null" {
+                self.dropped.push(key.to_owned());
+            }
+            self.removed.push(key);
+        }
+    }
+
+    /// Renames a field, unless the new name is there already; then the old one is left out.
+    pub fn rename(&mut self, from: &'a str, to: &str) {
+        let Some(member) = self.members.get(from) else { return };
+        if self.members.get(to).is_some() {
+            self.removed.push(from);
+        } else {
+            let key = member.span.start..member.value_span().start;
+            self.replaced.push((key, format!("\"{to}\":").into_bytes()));
+        }
+    }
+
+    /// Sets a field to a JSON value, whether it is there or not.
+    pub fn set(&mut self, key: &str, json: &str) {
+        match self.members.get(key) {
+            Some(member) => self.replaced.push((member.value_span(), json.as_bytes().to_vec())),
+            None => self.appended.extend_from_slice(format!(",\"{key}\":{json}").as_bytes()),
+        }
+    }
+
+    /// Turns the role `developer`, which only OpenAI's own models know, into `system`.
+    pub fn developer_to_system(&mut self) {
+        for role in self.developer_roles().unwrap_or_default() {
+            self.replaced.push((role, b"\"system\"".to_vec()));
+        }
+    }
+
+    fn developer_roles(&self) -> Option<Vec<std::ops::Range<usize>>> {
+        #[derive(Deserialize)]
+        struct Message<'m> {
+            #[serde(borrow)]
+            role: Option<&'m RawValue>,
+        }
+        if memchr::memmem::find(self.body, b"developer").is_none() {
+            return None;
+        }
+        let messages = elements(self.body, self.value("messages")?).ok()?;
+        let base = self.body.as_ptr() as usize;
+        let roles = messages.into_iter().filter_map(|(_, message)| {
+            let role = serde_json::from_str::<Message<'_>>(message.get()).ok()?.role?;
+            let start = role.get().as_ptr() as usize - base;
+            (role.get() == "\"developer\"").then_some(start..start + role.get().len())
+        });
+        Some(roles.collect())
+    }
+
+    /// Applies what the model's row says: rejected fields, `max_completion_tokens`.
+    pub fn model_row(&mut self, call: &Call<'a>) {
+        for field in call.drops.split_ascii_whitespace() {
+            self.drop_field(field);
+        }
+        if call.requires_completion_tokens {
+            self.rename("max_tokens", "max_completion_tokens");
+        }
+    }
+
+    /// Puts the edited body into a request: spans of the call's body with the edits between them.
+    pub fn request(mut self, mut request: HttpRequest) -> HttpRequest {
+        let cuts = self.members.cuts(&self.removed);
+        self.replaced.retain(|(range, _)| !cuts.iter().any(|cut| cut.contains(&range.start)));
+        self.replaced.extend(cuts.into_iter().map(|cut| (cut, Vec::new())));
+        self.replaced.sort_by_key(|(range, _)| range.start);
+        let end = self.body.iter().rposition(|byte| *byte == b'}').unwrap_or(self.body.len());
+        if !self.appended.is_empty() {
+            let kept = self.members.0.iter().any(|member| !self.removed.contains(&member.key.as_ref()));
+            let skip = usize::from(!kept);
+            self.replaced.push((end..end, self.appended[skip..].to_vec()));
+        }
+        let mut at = 0;
+        for (range, text) in self.replaced {
+            if at < range.start {
+                request.body.push(Part::CallBody(at..range.start));
+            }
+            if !text.is_empty() {
+                request.body.push(Part::Literal(text));
+            }
+            at = range.end;
+        }
+        if at < self.body.len() {
+            request.body.push(Part::CallBody(at..self.body.len()));
+        }
+        request.dropped.append(&mut self.dropped);
+        request.header("content-type", "application/json")
+    }
+}
+
+/// Usage as OpenAI writes it, with the places where others put cached tokens.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireUsage {
+    prompt_tokens: Option<Count>,
+    completion_tokens: Option<Count>,
+    cached_tokens: Option<Count>,
+    prompt_cache_hit_tokens: Option<Count>,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PromptDetails {
+    cached_tokens: Option<Count>,
+    cache_write_tokens: Option<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CompletionDetails {
+    reasoning_tokens: Option<Count>,
+}
+
+/// A number of tokens; negative, fractional or absurd values count as unknown.
+#[derive(Debug, Clone, Copy)]
+struct Count(Option<u64>);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: serde::Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(de)?;
+        // No model has seen a trillion tokens in one request.
+        Ok(Self(value.as_u64().filter(|count| *count < 1_000_000_000_000)))
+    }
+}
+
+/// Reads a `usage` object; what cannot be read is unknown.
+pub fn usage(json: &str) -> Usage {
+    let wire: WireUsage = serde_json::from_str(json).unwrap_or_default();
+    let count = |value: Option<Count>| value.and_then(|count| count.0);
+    let prompt = wire.prompt_tokens_details.unwrap_or_default();
+    Usage {
+        input: count(wire.prompt_tokens),
+        output: count(wire.completion_tokens),
+        cache_read: count(prompt.cached_tokens)
+            .or(count(wire.cached_tokens))
+            .or(count(wire.prompt_cache_hit_tokens)),
+        cache_write: count(prompt.cache_write_tokens),
+        cache_write_1h: None,
+        reasoning: count(wire.completion_tokens_details.unwrap_or_default().reasoning_tokens),
+    }
+}
+
+/// An error as upstreams write it: `{"error":{…}}`, `{"error":"text"}`, `{"detail":…}`, `{"message":…}`.
+#[derive(Debug, Default)]
+pub struct WireError<'a> {
+    /// For people.
+    pub message: Cow<'a, str>,
+    /// OpenAI's `type`.
+    pub kind: String,
+    /// OpenAI's `param`.
+    pub param: Option<String>,
+    /// OpenAI's `code`, numbers as text.
+    pub code: Option<String>,
+}
+
+impl WireError<'_> {
+    /// Reads an error body; `None` if it is JSON without an error, or no JSON at all.
+    pub fn parse(body: &[u8]) -> Option<WireError<'static>> {
+        let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let text = |value: Option<&serde_json::Value>| match value {
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            Some(serde_json::Value::Number(number)) => Some(number.to_string()),
+            _ => None,
+        };
+        let error = value.get("error").filter(|error| !error.is_null());
+        let plain = |message: String| WireError { message: Cow::Owned(message), ..WireError::default() };
+        match error {
+            Some(serde_json::Value::Object(error)) => Some(WireError {
+                message: Cow::Owned(text(error.get("message")).unwrap_or_default()),
+                kind: text(error.get("type")).unwrap_or_default(),
+                param: text(error.get("param")),
+                code: text(error.get("code")),
+            }),
+            Some(error) => Some(plain(text(Some(error)).unwrap_or_else(|| error.to_string()))),
+            None if value.get("choices").is_some() || value.get("data").is_some() => None,
+            None => text(value.get("detail")).or_else(|| text(value.get("message"))).map(plain),
+        }
+    }
+}
+
+/// What the words of an error say about money rather than speed. Source: the clients of OpenAI,
+/// LiteLLM (Mammouth) and Moonshot.
+fn is_quota(kind: &str, code: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "insufficient_quota",
+        "budget_exceeded",
+        "exceeded_current_quota_error",
+        "credit_balance_exhausted",
+        "billing_error",
+        "billing_hard_limit_reached",
+    ];
+    [kind, code].iter().any(|word| {
+        WORDS.contains(word)
+            || word.ends_with("spend_limit_exceeded")
+            || word.ends_with("usage_limit_exceeded")
+    })
+}
+
+/// Phrases with which upstreams say that the prompt is too long.
+const CONTEXT_PHRASES: [&str; 12] = [
+    "context_length_exceeded",
+    "context length exceeded",
+    "context window exceeded",
+    "maximum context length",
+    "token limit exceeded",
+    "exceeded model token limit",
+    "input token length too long",
+    "prompt is too long",
+    "too many tokens",
+    "context limit",
+    "maximum token",
+    "exceeds the context window",
+];
+
+/// Says what an answer that is not the expected one means, reading its body as OpenAI's error form.
+pub fn fault(reply: &Reply<'_>) -> Fault {
+    let error = WireError::parse(reply.body);
+    let (kind, scope) = classify(reply.status, error.as_ref());
+    let error = error.unwrap_or_else(|| WireError {
+        message: Cow::Owned(format!(
+            "the upstream answered HTTP {} with {}",
+            reply.status,
+            reply.header("content-type").unwrap_or("no content type")
+        )),
+        ..WireError::default()
+    });
+    let mut fault = Fault::new(kind, error.message).status(reply.status).detail(
+        &error.kind,
+        error.param.as_deref(),
+        error.code.as_deref(),
+    );
+    fault.scope = scope.unwrap_or(fault.scope);
+    fault.retry_after_ms = reply.retry_after_ms().unwrap_or(0);
+    fault
+}
+
+fn classify(status: u16, error: Option<&WireError<'_>>) -> (FaultKind, Option<FaultScope>) {
+    let empty = WireError::default();
+    let error = error.unwrap_or(&empty);
+    let code = error.code.as_deref().unwrap_or("");
+    let lower = error.message.to_ascii_lowercase();
+    let too_long =
+        || code == "context_length_exceeded" || CONTEXT_PHRASES.iter().any(|text| lower.contains(text));
+    let filtered = || {
+        let words = [error.kind.as_str(), code];
+        words.iter().any(|word| word.starts_with("content_filter") || word.starts_with("content_policy"))
+    };
+    let kind = match status {
+        401 | 403 => FaultKind::AUTH,
+        402 => FaultKind::QUOTA,
+        404 => FaultKind::NOT_FOUND,
+        408 | 504 => FaultKind::TIMEOUT,
+        // LiteLLM's older versions answer 400 for a spent budget.
+        400 | 429 if is_quota(&error.kind, code) => FaultKind::QUOTA,
+        429 => FaultKind::RATE_LIMIT,
+        409 | 425 => FaultKind::UPSTREAM,
+        _ if (status < 300 || (400..500).contains(&status)) && too_long() => FaultKind::CONTEXT_LENGTH,
+        _ if (status < 300 || (400..500).contains(&status)) && filtered() => FaultKind::CONTENT_FILTER,
+        400..=499 => FaultKind::BAD_REQUEST,
+        503 | 529 => FaultKind::OVERLOADED,
+        _ => FaultKind::UPSTREAM,
+    };
+    let engine = error.kind == "engine_overloaded_error";
+    (kind, engine.then_some(FaultScope::MODEL))
+}
+
+/// Turns what [`fault`] made of a whole answer into the fault of a stream that never came.
+pub(crate) fn not_a_stream(mut fault: Fault) -> Fault {
+    if fault.kind == FaultKind::UPSTREAM && fault.detail.is_empty() {
+        fault.message = "the upstream answered with a whole body where a stream was due".into();
+    }
+    fault
+}
+
+/// A plugin for an upstream that speaks OpenAI's format, in about five lines.
+///
+/// `models` is a table embedded in the file, see [`crate::model::models_from_csv`].
+#[macro_export]
+macro_rules! openai_compat {
+    (id: $id:literal, name: $name:literal, base_url: $base:literal, key_env: $key:literal, models: $models:literal $(,)?) => {
+        /// The provider.
+        pub struct Compat {
+            base: String,
+        }
+
+        impl $crate::Provider for Compat {
+            type State = ();
+            const MANIFEST: &'static str = concat!(
+                r#"{"schema":1,"api":"1.0","id":""#,
+                $id,
+                r#"","name":""#,
+                $name,
+                r#"","version":""#,
+                env!("CARGO_PKG_VERSION"),
+                r#"","license":""#,
+                env!("CARGO_PKG_LICENSE"),
+                r#"","operations":["chat","embeddings"],"#,
+                r#""dialect":{"request":"openai","response":"openai","stream":"openai"},"#,
+                r#""stream":{"usage":"option"},"auth":{"kind":"bearer","env":[""#,
+                $key,
+                r#""]},"base_url":""#,
+                $base,
+                "\"}\n",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/", $models)),
+            );
+
+            fn new(config: &$crate::Config) -> Result<Self, $crate::Fault> {
+                Ok(Self { base: config.base_url().to_owned() })
+            }
+
+            fn request(
+                &self,
+                call: &$crate::Call<'_>,
+                _state: &mut (),
+            ) -> Result<$crate::HttpRequest, $crate::Fault> {
+                $crate::openai::forward(&self.base, call)
+            }
+        }
+
+        $crate::export_provider!(Compat);
+    };
+}
