@@ -5,8 +5,9 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use axum::{body::Body, response::Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::body::Body;
 
 /// A refusal or failure as a caller sees it: `{"error":{"message","type","param","code"}}`.
 #[derive(Debug, Clone)]
@@ -113,8 +114,9 @@ impl Error {
     }
 }
 
-impl axum::response::IntoResponse for Error {
-    fn into_response(self) -> Response {
+impl Error {
+    /// The whole answer.
+    pub fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.json()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

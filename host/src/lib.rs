@@ -4,4 +4,29 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod admin;
+pub mod api;
+pub mod listen;
+pub mod tls;
+
+pub mod account;
+pub mod breaker;
+pub mod catalog;
+pub mod dialect;
+pub mod limits;
+pub mod memory;
+pub mod pipeline;
+pub mod plugins;
+pub mod relay;
+pub mod route;
+pub mod session;
+pub mod upstream;
+
+pub mod body;
+pub mod cli;
+pub mod config;
 pub mod error;
+pub mod files;
+pub mod gateway;
+pub mod telemetry;
