@@ -120,9 +120,7 @@ impl<'a> Edit<'a> {
             #[serde(borrow)]
             role: Option<&'m RawValue>,
         }
-        if memchr::memmem::find(self.body, b"developer").is_none() {
-            return None;
-        }
+        memchr::memmem::find(self.body, b"developer")?;
         let messages = elements(self.body, self.value("messages")?).ok()?;
         let base = self.body.as_ptr() as usize;
         let roles = messages.into_iter().filter_map(|(_, message)| {
