@@ -53,32 +53,9 @@ fn caught<T>(entry: impl FnOnce() -> Result<T, Fault>) -> RResult<T, AbiFault> {
         Ok(Ok(value)) => RResult::ROk(value),
         Ok(Err(fault)) => RResult::RErr(fault.into()),
         Err(payload) => {
-            let text = payload
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "a panic without a message".into());
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text} at {place}")));
-        }));
-    });
-}
-
-/// Runs an entry of the plugin; a panic becomes a fault.
-pub(crate) fn guard<T>(entry: impl FnOnce() -> Result<T, Fault>) -> RResult<T, AbiFault> {
-    GUARDED.set(GUARDED.get() + 1);
-    let result = caught(entry);
-    GUARDED.set(GUARDED.get() - 1);
-    result
-}
-
-fn caught<T>(entry: impl FnOnce() -> Result<T, Fault>) -> RResult<T, AbiFault> {
-    match catch_unwind(AssertUnwindSafe(entry)) {
-        Ok(Ok(value)) => RResult::ROk(value),
-        Ok(Err(fault)) => RResult::RErr(fault.into()),
-        Err(payload) => {
-            // Dropping the payload can panic as well, after the first panic's text was taken.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
             let text = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_else(|| "a panic".into());
+            // Dropping the payload can panic as well: only now, so that the first panic's text is kept.
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
             RResult::RErr(Fault::new(FaultKind::PANIC, text).into())
         }
     }
