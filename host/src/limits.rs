@@ -1,1 +1,149 @@
-//! To be written.
+//! Bounds on a request before its work begins: how much body, how slowly, and how many at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header, request::Parts};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+
+use crate::{config::Limits, error::Error};
+
+/// Reads a request's body whole.
+///
+/// A body in one piece is handed on as it came; one in several is copied together once.
+///
+/// # Errors
+/// 413 over the limit, before reading if `Content-Length` tells; 408 if nothing came for `body_idle`; 400 if
+/// the body broke off or its framing is wrong.
+pub async fn read_body<B>(mut body: B, head: &Parts, limits: &Limits) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let max = limits.max_body_bytes;
+    let declared = body.size_hint().exact().or_else(|| declared(head));
+    if declared.is_some_and(|length| length > max as u64) {
+        return Err(too_large(max));
+    }
+    let Some(first) = next(&mut body, limits.body_idle).await? else { return Ok(Bytes::new()) };
+    if first.len() > max {
+        return Err(too_large(max));
+    }
+    let Some(second) = next_unless_ended(&mut body, limits.body_idle).await? else { return Ok(first) };
+    // Believe a length only so far: a caller who announces much and sends little must not hold memory.
+    let expected = declared.map_or(0, |length| length.min(1 << 20) as usize);
+    let mut whole = BytesMut::with_capacity(expected.max(first.len() + second.len()));
+    whole.extend_from_slice(&first);
+    let mut piece = second;
+    loop {
+        if whole.len() + piece.len() > max {
+            return Err(too_large(max));
+        }
+        whole.extend_from_slice(&piece);
+        match next_unless_ended(&mut body, limits.body_idle).await? {
+            Some(next) => piece = next,
+            None => return Ok(whole.freeze()),
+        }
+    }
+}
+
+fn declared(head: &Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn next_unless_ended<B>(body: &mut B, idle: Duration) -> Result<Option<Bytes>, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() { Ok(None) } else { next(body, idle).await }
+}
+
+/// The next piece that is not empty.
+async fn next<B>(body: &mut B, idle: Duration) -> Result<Option<Bytes>, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    loop {
+        let frame = tokio::time::timeout(idle, body.frame()).await.map_err(|_| {
+            let secs = idle.as_secs();
+            Error::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("nothing of the body came for {secs} s; send it again"),
+            )
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(Error::bad_request("the body broke off; send it again")),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                _ => {}
+            },
+        }
+    }
+}
+
+fn too_large(max: usize) -> Error {
+    Error::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {max} bytes; send less, or raise `max_body_bytes` under [limits] in sigorest.toml"),
+    )
+    .code("request_too_large")
+}
+
+/// Counts the requests that run and refuses more than a number.
+#[derive(Debug, Clone)]
+pub struct InFlight(Arc<Count>);
+
+#[derive(Debug)]
+struct Count {
+    now: AtomicUsize,
+    max: AtomicUsize,
+}
+
+/// The right to run one request; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Permit(Arc<Count>);
+
+impl InFlight {
+    /// At most `max` at once.
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Count { now: AtomicUsize::new(0), max: AtomicUsize::new(max) }))
+    }
+
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// 503 with `Retry-After` if all are taken.
+    pub fn enter(&self) -> Result<Permit, Error> {
+        // Taken first and given back if it was one too many: one atomic on the usual way.
+        let permit = Permit(Arc::clone(&self.0));
+        let before = self.0.now.fetch_add(1, Ordering::Relaxed);
+        if before < self.0.max.load(Ordering::Relaxed) {
+            return Ok(permit);
+        }
+        Err(Error::unavailable("too many requests run at once; try again", Duration::from_secs(1))
+            .code("overloaded"))
+    }
+
+    /// How many run now.
+    pub fn count(&self) -> usize {
+        self.0.now.load(Ordering::Relaxed)
+    }
+
+    /// Changes the bound for those who come from now on.
+    pub fn set_max(&self, max: usize) {
+        self.0.max.store(max, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
