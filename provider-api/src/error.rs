@@ -105,3 +105,57 @@ impl From<AbiFault> for Fault {
         }
     }
 }
+
+/// An upstream's words for a caller: keys, URLs, e-mail addresses and the names of accounts are replaced
+/// by `***`; all else stays as it is.
+pub fn public_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_inclusive(|c: char| c.is_whitespace() || "\"'`()[]{}<>,;".contains(c)) {
+        let end = word.trim_end_matches(|c: char| !c.is_alphanumeric() && c != '/').len();
+        match hidden_from(&word[..end]) {
+            Some(from) => out.extend([&word[..from], "***", &word[end..]]),
+            None => out.push_str(word),
+        }
+    }
+    out
+}
+
+/// Where the part of a word starts that a caller must not see.
+fn hidden_from(word: &str) -> Option<usize> {
+    const KEYS: [&str; 9] = ["sk-", "sk_", "ak-", "pk-", "rk-", "org-", "proj_", "user-", "acct_"];
+    const NAMES: [&str; 8] = ["user", "user_id", "team", "team_id", "org", "key", "api_key", "account"];
+    let at = word
+        .find("://")
+        .map(|at| word[..at].rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |at| at + 1));
+    if at.is_some() {
+        return at;
+    }
+    if let Some((name, value)) = word.split_once('=').filter(|(_, value)| !value.is_empty())
+        && NAMES.contains(&name.to_ascii_lowercase().as_str())
+    {
+        return Some(word.len() - value.len());
+    }
+    let mail = word.split_once('@').is_some_and(|(name, host)| !name.is_empty() && host.contains('.'));
+    // The digit tells keys from words such as `user-generated`.
+    let key = word.bytes().any(|byte| byte.is_ascii_digit())
+        && KEYS.iter().any(|start| word.len() >= start.len() + 8 && word.starts_with(start));
+    (mail || key).then_some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_never_see_keys_urls_or_accounts() {
+        let check = |text: &str, expected: &str| assert_eq!(public_text(text), expected);
+        check("temperature must be <= 1, not 2.5.", "temperature must be <= 1, not 2.5.");
+        check("Incorrect key: sk-abcdef1234567890.", "Incorrect key: ***.");
+        check("see http://10.0.0.7:4000/v1/models, please", "see ***, please");
+        check("call (https://a.example/b?key=1)", "call (***)");
+        check("ExceededBudget: User=fe12-ab over budget", "ExceededBudget: User=*** over budget");
+        check("{'error': 'no access for jane@corp.example'}", "{'error': 'no access for ***'}");
+        check("role `user` and user-generated content", "role `user` and user-generated content");
+        check("a=b, 3://4", "a=b, ***");
+    }
+}

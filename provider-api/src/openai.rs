@@ -107,6 +107,17 @@ impl<'a> Edit<'a> {
         }
     }
 
+    /// Replaces these bytes of the call's body, which must not lie in a field that is set or renamed; an
+    /// empty range inserts. [`elements`] and [`Call::body`] lead to ranges inside messages.
+    pub fn replace(&mut self, range: std::ops::Range<usize>, text: impl Into<Vec<u8>>) {
+        self.replaced.push((range, text.into()));
+    }
+
+    /// Names a field to the caller that was changed rather than left out.
+    pub fn name_dropped(&mut self, field: &str) {
+        self.dropped.push(field.to_owned());
+    }
+
     /// Turns the role `developer`, which only OpenAI's own models know, into `system`.
     pub fn developer_to_system(&mut self) {
         for role in self.developer_roles().unwrap_or_default() {
@@ -120,7 +131,9 @@ impl<'a> Edit<'a> {
             #[serde(borrow)]
             role: Option<&'m RawValue>,
         }
-        memchr::memmem::find(self.body, b"developer")?;
+        if memchr::memmem::find(self.body, b"developer").is_none() {
+            return None;
+        }
         let messages = elements(self.body, self.value("messages")?).ok()?;
         let base = self.body.as_ptr() as usize;
         let roles = messages.into_iter().filter_map(|(_, message)| {
@@ -317,6 +330,37 @@ pub fn fault(reply: &Reply<'_>) -> Fault {
     fault.scope = scope.unwrap_or(fault.scope);
     fault.retry_after_ms = reply.retry_after_ms().unwrap_or(0);
     fault
+}
+
+/// An error inside an answer with status 200: a whole one, or an event of a stream. `None` if there is
+/// none. Which status it would have had is read from its `code` or, in words, from its `type`.
+pub fn fault_in_answer(body: &[u8]) -> Option<Fault> {
+    let error = WireError::parse(body)?;
+    let code = error.code.as_deref().unwrap_or("");
+    let status = code.parse().ok().filter(|status| (400..600).contains(status));
+    let status = status.unwrap_or_else(|| implied_status(&error.kind, code));
+    let reply = Reply { id: 1, status, headers: &[], body, now_unix_ms: 0 };
+    Some(fault(&reply).status(0))
+}
+
+fn implied_status(kind: &str, code: &str) -> u16 {
+    const WORDS: [(&str, u16); 10] = [
+        ("authentication", 401),
+        ("api_key", 401),
+        ("permission", 403),
+        ("not_found", 404),
+        ("rate_limit", 429),
+        ("engine_overloaded", 429),
+        ("overloaded", 503),
+        ("invalid_request", 400),
+        ("content_", 400),
+        ("context_length", 400),
+    ];
+    if is_quota(kind, code) {
+        return 429;
+    }
+    let found = WORDS.iter().find(|(word, _)| kind.contains(word) || code.contains(word));
+    found.map_or(500, |(_, status)| *status)
 }
 
 fn classify(status: u16, error: Option<&WireError<'_>>) -> (FaultKind, Option<FaultScope>) {
