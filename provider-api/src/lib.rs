@@ -47,6 +47,7 @@ pub mod abi;
 pub mod error;
 pub mod event;
 pub mod exchange;
+mod guard;
 pub mod http;
 #[cfg(feature = "loader")]
 pub mod loader;

@@ -2,11 +2,7 @@
 //!
 //! Every entry runs under `catch_unwind`: a panic becomes a fault of that one request.
 
-use std::{
-    cell::RefCell,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Once},
-};
+use std::sync::Arc;
 
 use abi_stable::{
     sabi_trait::TD_Opaque,
@@ -21,6 +17,7 @@ use crate::{
     },
     error::Fault,
     event::{Event, Framing, Out},
+    guard::{guard, install_hook},
     http::{HttpRequest, Reply, owned_headers},
     openai,
     request::Call,
@@ -108,6 +105,23 @@ pub trait Provider: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// A further request (its id is above 1) failed: an answer with a status of 300 or more, or, with
+    /// status 0 and what happened as the body, no answer at all. By default the exchange fails with it.
+    ///
+    /// # Errors
+    /// Unless the exchange can do without that answer.
+    fn failed(
+        &self,
+        _state: &mut Self::State,
+        reply: &Reply<'_>,
+        _out: &mut Out<'_, '_>,
+    ) -> Result<(), Fault> {
+        match reply.status {
+            0 => Err(Fault::upstream(String::from_utf8_lossy(reply.body).into_owned())),
+            _ => Err(self.fault(reply)),
+        }
+    }
+
     /// Says what an answer with a status of 300 or more means; by default it is read as OpenAI's form.
     fn fault(&self, reply: &Reply<'_>) -> Fault {
         openai::fault(reply)
@@ -157,39 +171,6 @@ impl Config {
     /// Writes a line to the gateway's log.
     pub fn warn(&self, text: &str) {
         self.host.log(2, RStr::from_str(text));
-    }
-}
-
-thread_local!(static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) });
-
-/// Keeps a panic's message and place for the fault that it becomes; nothing is printed.
-fn install_hook() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
-            let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
-            let payload = info.payload();
-            let text = payload
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "a panic without a message".into());
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text} at {place}")));
-        }));
-    });
-}
-
-/// Runs an entry of the plugin; a panic becomes a fault.
-pub(crate) fn guard<T>(entry: impl FnOnce() -> Result<T, Fault>) -> RResult<T, AbiFault> {
-    match catch_unwind(AssertUnwindSafe(entry)) {
-        Ok(Ok(value)) => RResult::ROk(value),
-        Ok(Err(fault)) => RResult::RErr(fault.into()),
-        Err(payload) => {
-            // Dropping the payload can panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
-            let text = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_else(|| "a panic".into());
-            RResult::RErr(Fault::new(FaultKind::PANIC, text).into())
-        }
     }
 }
 
@@ -300,6 +281,11 @@ impl<P: Provider> Run<P> {
                 Ok(())
             }
             InputKind::END => self.finish(out),
+            InputKind::TRANSPORT_ERROR if input.id > 1 => {
+                let (id, body, now_unix_ms) = (input.id, input.data.as_slice(), self.now_unix_ms);
+                let reply = Reply { id, status: 0, headers: &[], body, now_unix_ms };
+                self.with_out(out, None, |provider, state, out| provider.failed(state, &reply, out))
+            }
             InputKind::TRANSPORT_ERROR => {
                 Err(Fault::upstream(String::from_utf8_lossy(input.data.as_slice()).into_owned()))
             }
@@ -395,7 +381,7 @@ impl<P: Provider> Run<P> {
                 self.with_out(out, None, |p, state, out| p.end(state, out))
             };
         }
-        if self.status >= 300 {
+        if self.status >= 300 && self.id <= 1 {
             return Err(provider.fault(&self.reply()));
         }
         if self.stream && self.id <= 1 {
@@ -405,7 +391,10 @@ impl<P: Provider> Run<P> {
         let headers = std::mem::take(&mut self.headers);
         let (id, status, now_unix_ms) = (self.id, self.status, self.now_unix_ms);
         let reply = Reply { id, status, headers: &headers, body: &body, now_unix_ms };
-        self.with_out(out, None, |provider, state, out| provider.response(state, &reply, out))
+        self.with_out(out, None, |provider, state, out| match status {
+            300.. => provider.failed(state, &reply, out),
+            _ => provider.response(state, &reply, out),
+        })
     }
 }
 
