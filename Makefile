@@ -1,0 +1,57 @@
+# Build, run and prove sigoREST. Needs Rust, a C compiler and make; `make test` sets up the rest.
+
+CARGO     ?= cargo
+BUILD     := build
+RELEASE   := $(or $(CARGO_TARGET_DIR),target)/release
+# Each directory under providers/ is one plugin; its file is named by its id.
+PROVIDERS := $(notdir $(patsubst %/,%,$(wildcard providers/*/)))
+PACKAGES  := $(addprefix -p ,host $(PROVIDERS))
+
+.DEFAULT_GOAL := build
+.PHONY: build run test test-env check format clippy docs dependencies clean
+
+## build: the server, the command line program and the plugins, in release, under build/
+build:
+	$(CARGO) build --release --locked $(PACKAGES)
+	@mkdir -p $(BUILD)/plugins $(BUILD)/data
+	@install -m 755 $(RELEASE)/sigoREST $(RELEASE)/sigoE $(BUILD)/
+	@for id in $(PROVIDERS); do \
+	  install -m 755 "$(RELEASE)/lib$$(echo $$id | tr - _).so" "$(BUILD)/plugins/$$id.so" || exit 1; \
+	done
+
+## run: build, then start the server; `make run ARGS="-http-port 9090"` passes flags on
+run: build
+	@exec $(BUILD)/sigoREST -data-dir $(BUILD)/data $(ARGS)
+
+## test: everything, with real SDKs and a real inference server
+test: test-env
+	$(CARGO) test --workspace --locked
+
+## test-env: what the SDK tests run, under build/test-env (Python and npm packages)
+test-env:
+	@sh tests/sdk/setup.sh
+
+## check: format, lints, docs and the rules on dependencies
+check: format clippy docs dependencies
+
+format:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+# One TLS library (rustls with ring), nothing from outside the registry; licences where cargo-deny is there.
+dependencies:
+	@$(CARGO) metadata --locked --format-version 1 >/dev/null
+	@! grep -nE '^name = "(aws-lc-rs|aws-lc-sys|openssl|openssl-sys|native-tls|zstd-sys)"' Cargo.lock \
+	  || { echo "a forbidden crate is in Cargo.lock: find who needs it with cargo tree -i" >&2; exit 1; }
+	@! grep -n '^source = ' Cargo.lock | grep -v '"registry+' \
+	  || { echo "a crate does not come from the registry; depend on a published version" >&2; exit 1; }
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check bans licenses sources; fi
+
+clean:
+	$(CARGO) clean
+	rm -rf $(BUILD)
