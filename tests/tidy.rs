@@ -6,9 +6,10 @@ use std::{
     process::Command,
 };
 
-/// The steps of a request, in their order. None uses a later one, and none uses `pipeline`.
+/// The steps of a request, in their order. None uses a later one, and none uses `pipeline`. `listen` stands
+/// behind `access` because it asks it about peers before there is a request.
 const STEPS: [&str; 12] = [
-    "listen", "access", "limits", "dialect", "catalog", "memory", "session", "route", "plugins", "upstream",
+    "access", "listen", "limits", "dialect", "catalog", "memory", "session", "route", "plugins", "upstream",
     "relay", "account",
 ];
 
