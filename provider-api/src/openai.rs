@@ -131,9 +131,7 @@ impl<'a> Edit<'a> {
             #[serde(borrow)]
             role: Option<&'m RawValue>,
         }
-        if memchr::memmem::find(self.body, b"developer").is_none() {
-            return None;
-        }
+        memchr::memmem::find(self.body, b"developer")?;
         let messages = elements(self.body, self.value("messages")?).ok()?;
         let base = self.body.as_ptr() as usize;
         let roles = messages.into_iter().filter_map(|(_, message)| {
@@ -236,6 +234,17 @@ pub fn usage(json: &str) -> Usage {
         cache_write_1h: None,
         reasoning: count(wire.completion_tokens_details.unwrap_or_default().reasoning_tokens),
     }
+}
+
+/// The top-level `usage` of an answer or of an event; `None` if there is none.
+pub fn usage_in(json: &[u8]) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+    }
+    let answer: Answer<'_> = serde_json::from_slice(json).ok()?;
+    answer.usage.map(|value| usage(value.get()))
 }
 
 /// An error as upstreams write it: `{"error":{…}}`, `{"error":"text"}`, `{"detail":…}`, `{"message":…}`.
