@@ -44,6 +44,7 @@
 //! A gateway of API 1.n loads plugins of every 1.m: [`abi`] only ever grows at its ends.
 
 pub mod abi;
+pub mod answer;
 pub mod error;
 pub mod event;
 pub mod exchange;
