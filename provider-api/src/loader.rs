@@ -295,6 +295,7 @@ mod elf {
         name: &[u8],
     ) -> Result<&'a [u8], Refused> {
         let cut = || truncated("the section table", bytes.len());
+        count.checked_mul(64).and_then(|len| range(bytes, at, len)).ok_or_else(cut)?;
         let entry = |index: u64| {
             let at = at.checked_add(index.checked_mul(64)?)?;
             Some((
