@@ -5,10 +5,7 @@
 //! number of sessions has no bound but the disk's.
 
 use std::{
-    collections::hash_map::DefaultHasher,
-    fs,
-    hash::{Hash, Hasher},
-    io,
+    fs, io,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,21 +33,24 @@ use file::Stored;
 /// Most messages that a session holds.
 pub const MAX_MESSAGES: usize = 20;
 
-/// Largest file. Larger than a request may be by default, since the answer comes on top.
-const MAX_FILE_BYTES: u64 = 96 << 20;
+/// Largest file.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Most bytes of messages: what is written can be read again.
-const MAX_MESSAGE_BYTES: usize = 95 << 20;
+const MAX_MESSAGE_BYTES: usize = (64 << 20) - 4096;
 
 /// Writers of sessions in the same group wait for each other; a writer holds its group for the few
 /// milliseconds of one write.
-const GROUPS: u64 = 64;
+const GROUPS: usize = 64;
 
 /// How long a write waits for another process's.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a write waits for the others of this process, which is longer than any healthy disk needs.
 const TURN_WAIT: Duration = Duration::from_secs(60);
+
+/// What callers learn of a failure of the machine.
+const UNKNOWN: &str = "the server's log says why";
 
 /// The sessions of a data directory.
 #[derive(Debug, Clone)]
@@ -120,31 +120,32 @@ impl Sessions {
     pub async fn load(&self, key: &Key) -> Result<History, Error> {
         let (inner, key) = (Arc::clone(&self.0), key.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let (path, stored) = inner.find(&key)?;
-            if let Stored::Broken(why) = &stored {
-                warn!(path = %path.display(), why, "a session's file cannot be understood; the session starts anew");
+            let found = inner.find(&key)?;
+            if let Stored::Broken(why) = &found.stored {
+                let path = found.path.display();
+                warn!(%path, why, "a session's file cannot be understood; the session starts anew");
             }
-            Ok(History { messages: stored.messages() })
+            Ok(History { messages: found.stored.messages() })
         });
         finish("read", read.await)
     }
 
     /// Adds messages at the end; the oldest go when there are more than [`MAX_MESSAGES`]. It returns when
-    /// the file is safe, and is done or not done, never half, also if the caller leaves meanwhile.
+    /// the file is safe. Once begun it goes on to its end, also if the caller leaves meanwhile.
     ///
     /// # Errors
     /// 500 if the file cannot be read or written; the session is as it was then.
     pub async fn append(&self, key: &Key, new: Vec<Bytes>) -> Result<(), Error> {
-        let group = key.group(GROUPS);
-        let Some(turn) = self.0.groups.get(group) else { return Err(failure("written")) };
-        let Ok(turn) = timeout(TURN_WAIT, Arc::clone(turn).lock_owned()).await else {
-            error!("writing a session waited too long for the writes before it");
-            return Err(failure("written"));
-        };
         let (inner, key) = (Arc::clone(&self.0), key.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            inner.append(&key, group, new)
+        let written = tokio::spawn(async move {
+            let group = key.group(GROUPS);
+            let turn = timeout(TURN_WAIT, Arc::clone(&inner.groups[group]).lock_owned()).await;
+            let turn = turn.map_err(|_| Failure::Turn)?;
+            let write = move || {
+                let _turn = turn;
+                inner.append(&key, group, new)
+            };
+            tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.into()))
         });
         finish("written", written.await)
     }
@@ -172,38 +173,61 @@ enum Failure {
     Lock(#[from] LockError),
     #[error("`{path}` cannot be written: {source}", path = .path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("the writes before it took longer than {TURN_WAIT:?}")]
+    Turn,
+    #[error(transparent)]
+    Aborted(#[from] tokio::task::JoinError),
     #[error("a message is not JSON: {0}")]
     Message(#[from] serde_json::Error),
 }
 
+/// What there is of a session.
+struct Found {
+    /// Where it is written.
+    path: PathBuf,
+    stored: Stored,
+    /// The original's file that it comes from, if it stands under another name.
+    former: Option<PathBuf>,
+}
+
 impl Inner {
-    /// The file of a session and what is in it. The name of its own comes first: once a session has
-    /// one, it stays there even when the shared name becomes free.
-    fn find(&self, key: &Key) -> Result<(PathBuf, Stored), Failure> {
-        let apart = self.dir.join(key.apart());
-        let stored = read(&apart, key)?;
+    /// The name of its own comes first: once a session has one, it stays there even when the shared name
+    /// becomes free.
+    fn find(&self, key: &Key) -> Result<Found, Failure> {
+        let path = self.dir.join(key.apart());
+        let stored = read(&path, |bytes| file::parse(bytes, key))?;
         if !matches!(stored, Stored::Missing) {
-            return Ok((apart, stored));
+            return Ok(Found { path, stored, former: None });
         }
         let plain = self.dir.join(key.plain());
-        match read(&plain, key)? {
-            Stored::Foreign => Ok((apart, Stored::Missing)),
-            stored => Ok((plain, stored)),
+        let (path, stored) = match read(&plain, |bytes| file::parse(bytes, key))? {
+            Stored::Foreign => (path, Stored::Missing),
+            stored => (plain, stored),
+        };
+        if let (Stored::Missing, Some(name)) = (&stored, key.former()) {
+            let former = self.dir.join(name);
+            let stored = read(&former, file::parse_former)?;
+            let former = matches!(stored, Stored::Messages(_)).then_some(former);
+            return Ok(Found { path, stored, former });
         }
+        Ok(Found { path, stored, former: None })
     }
 
     fn append(&self, key: &Key, group: usize, new: Vec<Bytes>) -> Result<(), Failure> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Failure::Write { path, source }
+        let write = |path: &Path, done: io::Result<()>| {
+            done.map_err(|source| Failure::Write { path: path.to_owned(), source })
         };
-        files::private_dir(&self.dir).map_err(failed(&self.dir))?;
-        files::private_dir(&self.locks).map_err(failed(&self.locks))?;
+        write(&self.dir, files::private_dir(&self.dir))?;
+        write(&self.locks, files::private_dir(&self.locks))?;
         let _lock = files::lock(&self.locks.join(format!("sessions-{group:02}")), LOCK_WAIT)?;
-        let (path, stored) = self.find(key)?;
+        let Found { path, stored, former } = self.find(key)?;
         if let Stored::Broken(why) = &stored {
-            let kept = files::preserve(&path).map_err(failed(&path))?;
-            warn!(kept = %kept.display(), why, "a session's file that cannot be understood was kept");
+            write(
+                &path,
+                files::preserve(&path).map(|kept| {
+                    warn!(kept = %kept.display(), why, "a session's file that cannot be understood was kept");
+                }),
+            )?;
         }
         let mut messages = stored.messages();
         for message in new {
@@ -211,28 +235,38 @@ impl Inner {
             messages.push(message);
         }
         let messages = trim::trim(messages, MAX_MESSAGES, MAX_MESSAGE_BYTES);
-        files::replace(&path, &file::render(key, &messages)).map_err(failed(&path))
+        write(&path, files::replace(&path, &file::render(key, &messages)))?;
+        if let Some(former) = former {
+            // Left there, it would come back when the new file is deleted.
+            write(&former, fs::remove_file(&former))?;
+        }
+        Ok(())
     }
 }
 
-fn read(path: &Path, key: &Key) -> Result<Stored, Failure> {
+fn read(path: &Path, parse: impl FnOnce(Bytes) -> Stored) -> Result<Stored, Failure> {
     let bytes = files::read(path, MAX_FILE_BYTES)
         .map_err(|source| Failure::Read { path: path.to_owned(), source })?;
-    Ok(bytes.map_or(Stored::Missing, |bytes| file::parse(Bytes::from(bytes), key)))
+    Ok(bytes.map_or(Stored::Missing, |bytes| parse(Bytes::from(bytes))))
 }
 
 fn finish<T>(what: &str, done: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Error> {
     match done {
         Ok(Ok(value)) => return Ok(value),
+        Ok(Err(Failure::Read { source: ReadError::TooLarge { max_bytes }, .. })) => {
+            return Err(failure(
+                what,
+                &format!("its file is larger than {max_bytes} bytes; delete it or choose another session_id"),
+            ));
+        }
         Ok(Err(error)) => error!(what, %error, "a session's file failed"),
         Err(error) => error!(what, %error, "work on a session's file was aborted"),
     }
-    Err(failure(what))
+    Err(failure(what, UNKNOWN))
 }
 
-fn failure(what: &str) -> Error {
-    Error::internal(format!("the session could not be {what}; the server's log says why"))
-        .code("session_failed")
+fn failure(what: &str, why: &str) -> Error {
+    Error::internal(format!("the session could not be {what}: {why}")).code("session_failed")
 }
 
 fn summary(entry: &fs::DirEntry) -> Option<Summary> {
@@ -247,9 +281,5 @@ fn summary(entry: &fs::DirEntry) -> Option<Summary> {
     Some(Summary { model, session_id, messages, modified })
 }
 
-/// A stable group of a name, the same in every process of this version.
-fn group_of(name: &str, groups: u64) -> usize {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    usize::try_from(hasher.finish() % groups).unwrap_or(0)
-}
+#[cfg(test)]
+mod tests;

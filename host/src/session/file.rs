@@ -43,6 +43,14 @@ pub(super) fn parse(bytes: Bytes, key: &Key) -> Stored {
     }
 }
 
+/// Reads a file that only the original can have written: one that names no session.
+pub(super) fn parse_former(bytes: Bytes) -> Stored {
+    match read(&bytes) {
+        Ok((None, messages)) => Stored::Messages(messages),
+        _ => Stored::Missing,
+    }
+}
+
 /// Which session a file names, and how many messages it holds.
 pub(super) fn outline(bytes: Bytes) -> Option<(Option<(String, String)>, usize)> {
     read(&bytes).ok().map(|(names, messages)| (names, messages.len()))
@@ -73,8 +81,10 @@ fn read(bytes: &Bytes) -> Result<(Names, Vec<Bytes>), String> {
     let text = |key| members.value(key).and_then(|value| serde_json::from_str::<String>(value).ok());
     let names = text("model").zip(text("session_id"));
     // The original called them `history`.
-    let list = members.value("messages").or_else(|| members.value("history"));
-    let Some(list) = list else { return Err("it has no `messages`".to_owned()) };
+    let Some(list) = members.get("messages").or_else(|| members.get("history")) else {
+        return Err("it has no `messages`".to_owned());
+    };
+    let list = if list.value == "null" { "[]" } else { list.value };
     let list = elements(bytes, list).map_err(|error| format!("`messages` is not a list: {error}"))?;
     let messages = list.into_iter().map(|(span, value)| message(value).map(|()| bytes.slice(span)));
     Ok((names, messages.collect::<Result<_, _>>()?))

@@ -18,6 +18,7 @@ pub struct Key {
     model: Arc<str>,
     session_id: Arc<str>,
     file_model: Arc<str>,
+    former: Option<Arc<str>>,
 }
 
 impl Key {
@@ -36,7 +37,19 @@ impl Key {
                 "session_id must be 1 to 64 characters of A-Z a-z 0-9 . _ - and must not start with a dot";
             return Err(Error::bad_request(message).param("session_id"));
         }
-        Ok(Self { model: model.into(), session_id: session_id.into(), file_model: encode(model).into() })
+        Ok(Self {
+            model: model.into(),
+            session_id: session_id.into(),
+            file_model: encode(model).into(),
+            former: None,
+        })
+    }
+
+    /// Also finds the file that the original wrote for callers who named the model by its id.
+    #[must_use]
+    pub fn or_id(mut self, id: &str) -> Self {
+        self.former = (id != &*self.model).then(|| format!("{}-{}.json", encode(id), self.session_id).into());
+        self
     }
 
     /// The model's name.
@@ -59,9 +72,19 @@ impl Key {
         format!("{}@{}.json", self.file_model, self.session_id)
     }
 
-    /// Those who could share a name are in one group.
-    pub(super) fn group(&self, groups: u64) -> usize {
-        super::group_of(&self.plain(), groups)
+    /// The file name that the original used for the model's id.
+    pub(super) fn former(&self) -> Option<&str> {
+        self.former.as_deref()
+    }
+
+    /// Which of `groups` groups of writers it is in: those who could share a name are in the same one,
+    /// in every process and version.
+    pub(super) fn group(&self, groups: usize) -> usize {
+        // FNV-1a.
+        let hash = self.plain().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        usize::try_from(hash % groups as u64).unwrap_or(0)
     }
 }
 
