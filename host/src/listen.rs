@@ -1,26 +1,59 @@
 //! The doors: sockets, connections and their deadlines; the start of every request.
+//!
+//! A peer is checked once, before anything of it is read. From then on one timer per connection bounds
+//! every wait: for the first byte, a head, the next request, a reader that takes nothing.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+mod answer;
+mod bind;
+mod close;
+mod connection;
+mod gate;
+mod io;
+mod pulse;
+mod streams;
+
+use std::{
+    future::Future,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
+pub use self::bind::{BindError, Sockets, bind};
+use self::{
+    connection::Server,
+    gate::{Gate, Hush},
+};
 use crate::{
     access::{Access, Door, Peer},
     body::Body,
-    config::{Limits, Settings},
+    config::Limits,
+    error::Error,
 };
 
-/// Sockets that are bound and listen.
-#[derive(Debug)]
-pub struct Sockets {}
+/// Peers that are being refused at once; those beyond are dropped without words.
+const REFUSALS: usize = 256;
 
-/// Why a socket cannot be had: one line that names the address and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BindError(pub String);
+/// How long to wait when a connection cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long tasks may take to see that the time to drain is over.
+const AFTER_DRAIN: Duration = Duration::from_secs(1);
 
 /// What all connections use; a reload swaps it, and connections that come from then on see it.
 pub struct Shared {
@@ -43,26 +76,176 @@ impl Shared {
     }
 }
 
-/// Binds every socket of these settings.
-///
-/// # Errors
-/// An address that is taken or not ours.
-pub fn bind(_settings: &Settings) -> Result<Sockets, BindError> {
-    Err(BindError("not built yet".into()))
+/// The end of the service, as connections see it.
+#[derive(Debug, Default)]
+struct Closing {
+    begun: AtomicBool,
+    /// When what is still open is dropped.
+    deadline: OnceLock<Instant>,
+    /// Wakes every connection; cancelled after `begun` is set.
+    told: CancellationToken,
 }
 
-impl Sockets {
-    /// Where they listen.
-    pub fn addresses(&self) -> Vec<(Door, SocketAddr)> {
-        Vec::new()
+impl Closing {
+    fn begin(&self, drain: Duration) {
+        self.deadline.get_or_init(|| Instant::now() + drain);
+        self.begun.store(true, Ordering::Release);
+        self.told.cancel();
+    }
+
+    fn begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
     }
 }
 
 /// Serves until `drain` is cancelled, then finishes what is open until the `drain` limit passes.
-pub async fn serve<H, F>(_sockets: Sockets, _shared: Arc<Shared>, _handler: H, drain: CancellationToken)
+///
+/// Every request goes to `handler`. Its future is dropped when the caller leaves; the body it returns is
+/// polled only while the caller takes it.
+pub async fn serve<H, F>(sockets: Sockets, shared: Arc<Shared>, handler: H, drain: CancellationToken)
 where
-    H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    let closing = Arc::new(Closing::default());
+    let connections = TaskTracker::new();
+    let gate = Arc::new(Gate::default());
+    let doors = TaskTracker::new();
+    for (door, socket) in sockets.0 {
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, "a listening socket cannot be used");
+                continue;
+            }
+        };
+        let server = Server {
+            shared: Arc::clone(&shared),
+            handler: handler.clone(),
+            closing: Arc::clone(&closing),
+            tasks: connections.clone(),
+        };
+        let listener = Listener::new(door, &socket, Arc::clone(&gate), server);
+        doors.spawn(listener.run(socket, drain.clone()));
+    }
+    doors.close();
     drain.cancelled().await;
+    doors.wait().await;
+    let limit = shared.limits.load().drain;
+    closing.begin(limit);
+    connections.close();
+    if tokio::time::timeout(limit + AFTER_DRAIN, connections.wait()).await.is_err() {
+        warn!(open = connections.len(), "connections were still open at the end");
+    }
+}
+
+/// Accepts the connections of one socket.
+struct Listener<H> {
+    door: Door,
+    /// Our end, if the socket has one address only.
+    local: Option<IpAddr>,
+    gate: Arc<Gate>,
+    refusals: Arc<Semaphore>,
+    refused: Hush,
+    full: Hush,
+    failed: Hush,
+    server: Server<H>,
+}
+
+impl<H, F> Listener<H>
+where
+    H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    fn new(door: Door, socket: &TcpListener, gate: Arc<Gate>, server: Server<H>) -> Self {
+        let local = socket.local_addr().ok().map(|address| address.ip());
+        Self {
+            door,
+            local: local.filter(|address| !address.is_unspecified()),
+            gate,
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            refused: Hush::new(),
+            full: Hush::new(),
+            failed: Hush::new(),
+            server,
+        }
+    }
+
+    async fn run(self, socket: TcpListener, drain: CancellationToken) {
+        let mut drained = std::pin::pin!(drain.cancelled());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut drained => return,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.arrived(stream, address),
+                // The connection was gone before we took it: that one only.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    self.accept_failed(&error);
+                    // Out of descriptors or memory. The connection stays in the queue and would fail again
+                    // at once.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn arrived(&self, stream: TcpStream, address: SocketAddr) {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let local = self.local.or_else(|| stream.local_addr().ok().map(|local| local.ip()));
+        // Without our own address the connection is already gone.
+        let Some(local) = local.map(|local| local.to_canonical()) else { return };
+        let peer = Peer { address, local, door: self.door };
+        if !self.server.shared.access.load().admits(self.door, address.ip()) {
+            if let Some(count) = self.refused.pass() {
+                warn!(door = self.door.scheme(), peer = %address.ip(), count, "a peer was refused; it is not in the access list");
+            }
+            return self.refuse(stream, Access::refusal(self.door, address.ip()));
+        }
+        let Some(place) = self.gate.enter(address.ip(), &self.server.shared.limits.load()) else {
+            if let Some(count) = self.full.pass() {
+                warn!(door = self.door.scheme(), peer = %address.ip(), count, "a peer was refused: too many connections");
+            }
+            let error =
+                Error::unavailable("too many connections are open; try again", Duration::from_secs(1));
+            return self.refuse(stream, error.code("overloaded"));
+        };
+        let connection = self.server.clone().connection(stream, peer);
+        self.server.tasks.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+
+    /// Tells the peer why over plain HTTP; over TLS it would cost a handshake, so the socket just closes.
+    fn refuse(&self, stream: TcpStream, error: Error) {
+        if self.door == Door::Https {
+            return;
+        }
+        if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+            self.server.tasks.spawn(async move {
+                close::refuse(stream, &error).await;
+                drop(permit);
+            });
+        }
+    }
+
+    fn accept_failed(&self, error: &std::io::Error) {
+        if let Some(count) = self.failed.pass() {
+            warn!(
+                door = self.door.scheme(),
+                %error,
+                count,
+                "a connection cannot be accepted; if open files are at their limit, raise it"
+            );
+        }
+    }
 }

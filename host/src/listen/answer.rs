@@ -1,0 +1,82 @@
+//! A request inside its connection: the handler's answer, marked as running until its last byte is given.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::pulse::{Busy, Pulse};
+use crate::{access::Peer, body::Body};
+
+thread_local! {
+    /// Whether the body that was polled last gave bytes away rather than waited for them; `None`: none was
+    /// polled. Only read right after a poll by [`gave_bytes`], on the same thread.
+    static GAVE: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// What the bodies polled inside `poll` did last.
+pub(super) fn gave_bytes<T>(poll: impl FnOnce() -> T) -> (T, Option<bool>) {
+    GAVE.set(None);
+    (poll(), GAVE.take())
+}
+
+/// The body of an answer; its request runs until it is dropped.
+pub(super) struct Tracked {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        GAVE.set(Some(polled.is_ready()));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Runs one request.
+pub(super) fn answer<H, F>(
+    handler: &H,
+    peer: Peer,
+    pulse: &Arc<Pulse>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Tracked>, Infallible>> + use<H, F>
+where
+    H: Fn(Peer, Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let busy = pulse.begin();
+    let has_body = !request.body().is_end_stream();
+    let answering = handler(peer, request);
+    async move {
+        let response = answering.await;
+        if has_body && response.status().as_u16() >= 400 {
+            busy.pulse().refused();
+        }
+        Ok(response.map(|body| Tracked { body, _busy: busy }))
+    }
+}

@@ -1,0 +1,183 @@
+//! What a connection does right now, and until when it may: the clock behind its deadlines.
+//!
+//! One timer a connection suffices. A deadline that moves back is only written down here and read when
+//! the timer fires; the timer itself is touched when a deadline moves forward, which a busy connection
+//! never causes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+
+/// How long a connection may take to close once it was told to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Nothing was read yet.
+const FRESH: u8 = 0;
+/// A request's head is coming in.
+const HEAD: u8 = 1;
+/// Between requests.
+const IDLE: u8 = 2;
+/// Told to close.
+const LEAVING: u8 = 3;
+
+/// The state of one connection, shared by its socket, its requests and its driver.
+///
+/// They all run in the connection's task, but for the streams of HTTP/2; none waits for another, so plain
+/// relaxed atomics do.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    origin: Instant,
+    header: Duration,
+    keepalive: Duration,
+    stall: Duration,
+    phase: AtomicU8,
+    /// Since when this phase lasts, in milliseconds after `origin`.
+    since: AtomicU64,
+    /// Requests that run.
+    active: AtomicUsize,
+    /// Since when a write makes no progress, plus one; 0: none is pending.
+    stuck: AtomicU64,
+    streams: AtomicBool,
+    /// A request was refused whose body may still be coming in.
+    unread: AtomicBool,
+}
+
+/// What to do with a connection whose time is up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// Let it say goodbye.
+    Farewell,
+    /// Drop it.
+    Drop,
+}
+
+impl Pulse {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            origin: Instant::now(),
+            header: limits.header,
+            keepalive: limits.keepalive,
+            stall: limits.stream_idle,
+            phase: AtomicU8::new(FRESH),
+            since: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            stuck: AtomicU64::new(0),
+            streams: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.origin.elapsed().as_millis() as u64
+    }
+
+    fn enter(&self, phase: u8) {
+        self.since.store(self.now(), Relaxed);
+        self.phase.store(phase, Relaxed);
+    }
+
+    /// The handshake is over, HTTP begins; `streams`: requests share the connection (HTTP/2).
+    pub(super) fn opened(&self, streams: bool) {
+        self.streams.store(streams, Relaxed);
+        self.enter(FRESH);
+    }
+
+    /// Bytes came in.
+    pub(super) fn read(&self) {
+        if self.active.load(Relaxed) > 0 {
+            return;
+        }
+        match (self.phase.load(Relaxed), self.streams.load(Relaxed)) {
+            (FRESH | IDLE, false) => self.enter(HEAD),
+            // On HTTP/2, what comes in between requests may be a ping and proves nothing.
+            (FRESH, true) => self.enter(IDLE),
+            _ => {}
+        }
+    }
+
+    /// Bytes went out.
+    pub(super) fn wrote(&self) {
+        if self.stuck.load(Relaxed) != 0 {
+            self.stuck.store(0, Relaxed);
+            // The rest of an answer goes out after its request ended: idle time starts behind it.
+            if self.active.load(Relaxed) == 0 {
+                self.enter(self.phase.load(Relaxed));
+            }
+        }
+    }
+
+    /// Bytes could not go out.
+    pub(super) fn stuck(&self) {
+        if self.stuck.load(Relaxed) == 0 {
+            self.stuck.store(self.now() + 1, Relaxed);
+        }
+    }
+
+    /// A request begins; it ends when the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+        self.active.fetch_add(1, Relaxed);
+        self.unread.store(false, Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// A request with a body was refused, perhaps before the body was read.
+    pub(super) fn refused(&self) {
+        self.unread.store(true, Relaxed);
+    }
+
+    /// Whether the peer may still be sending a body that nobody reads.
+    pub(super) fn unread(&self) -> bool {
+        self.unread.load(Relaxed) && self.now().saturating_sub(self.since.load(Relaxed)) < 1000
+    }
+
+    /// Until when something must have happened; `None` while only requests run, which have their own limits.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let stuck = self.stuck.load(Relaxed);
+        let phase = self.phase.load(Relaxed);
+        let since = self.since.load(Relaxed);
+        let (from, limit) = match phase {
+            _ if stuck != 0 => (stuck - 1, self.stall),
+            _ if self.active.load(Relaxed) > 0 => return None,
+            LEAVING => (since, FAREWELL),
+            IDLE => (since, self.keepalive),
+            _ => (since, self.header),
+        };
+        Some(self.origin + Duration::from_millis(from) + limit)
+    }
+
+    /// Called when [`Pulse::due`] has passed.
+    pub(super) fn expire(&self) -> Expired {
+        if self.stuck.load(Relaxed) == 0 && self.phase.load(Relaxed) == IDLE {
+            self.enter(LEAVING);
+            return Expired::Farewell;
+        }
+        Expired::Drop
+    }
+}
+
+/// Marks a request as running.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Pulse>);
+
+impl Busy {
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Relaxed) == 1 {
+            let leaving = self.0.phase.load(Relaxed) == LEAVING;
+            self.0.enter(if leaving { LEAVING } else { IDLE });
+        }
+    }
+}
