@@ -13,6 +13,7 @@ use http::StatusCode;
 use provider_api::model::{Mode, Model, Offer};
 
 mod build;
+mod choose;
 pub mod day;
 mod list;
 mod names;
@@ -195,3 +196,6 @@ impl Catalog {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
