@@ -3,7 +3,7 @@
 //! Source: info.mammouth.ai and the answers of api.mammouth.ai, read 2026-02 to 2026-10; the forms of
 //! LiteLLM's errors from litellm 1.109.1.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code)] // Not `forbid`: the export macro at the foot writes the plugin's one symbol.
 
 use provider_api::{
     Call, Config, Event, Fault, FaultKind, FaultScope, HttpRequest, Out, Provider, Reply,

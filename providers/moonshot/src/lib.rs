@@ -2,7 +2,7 @@
 //!
 //! Source: platform.kimi.ai, kimi.com's error reference and @ai-sdk/moonshotai 2.0.61, read 2026-10/11.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code)] // Not `forbid`: the export macro at the foot writes the plugin's one symbol.
 
 use provider_api::{
     Call, Config, Event, Fault, FaultKind, FaultScope, HttpRequest, Out, Provider, Reply, Usage,

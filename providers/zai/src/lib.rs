@@ -2,7 +2,7 @@
 //!
 //! Source: docs.z.ai and docs.bigmodel.cn (read 2025-10 to 2026-10), zai-rs 0.6.0, litellm 1.109.1.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code)] // Not `forbid`: the export macro at the foot writes the plugin's one symbol.
 
 use provider_api::{
     Call, Config, Event, Fault, HttpRequest, Out, Provider, Reply,
