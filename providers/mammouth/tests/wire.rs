@@ -14,19 +14,19 @@ const SSE: [(&str, &str); 1] = [("content-type", "text/event-stream; charset=utf
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 fn driver() -> Driver {
-    Driver::new::<Mammouth>("{}").unwrap()
+    Driver::new::<Mammouth>("{}").expect("the settings are valid")
 }
 
 fn models() -> Vec<Model> {
-    Manifest::parse(Mammouth::MANIFEST).unwrap().models
+    Manifest::parse(Mammouth::MANIFEST).expect("the manifest is valid").models
 }
 
 /// Begins a chat with the facts of the model's row in the table.
 fn chat(driver: &Driver, model: &str, body: &str, stream: bool) -> Exchange {
-    let row = models().into_iter().find(|row| row.id == model).unwrap();
+    let row = models().into_iter().find(|row| row.id == model).expect("the model is in the table");
     let (drops, tokens) = (row.drops.join(" "), row.requires_completion_tokens == Some(true));
     let attrs = [("drops", drops.as_str()), ("requires_completion_tokens", if tokens { "true" } else { "" })];
-    driver.chat(model, body, stream, &attrs).unwrap()
+    driver.chat(model, body, stream, &attrs).expect("the call is served")
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_failure_inside_a_stream_is_a_fault_behind_what_came() {
     let driver = driver();
     let stream = include_bytes!("../fixtures/stream-error.sse");
     let outcome = cuts(|| chat(&driver, "grok-4-1-fast", "{}", true), 200, &SSE, stream);
-    assert_snapshot!(outcome.text());
+    assert_snapshot!("stream-error", outcome.text());
     let fault = outcome.fault.unwrap();
     assert_eq!((fault.kind, fault.message.as_str()), (FaultKind::UPSTREAM, "peer closed connection"));
 }

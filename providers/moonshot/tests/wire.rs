@@ -11,14 +11,14 @@ const SSE: [(&str, &str); 1] = [("content-type", "text/event-stream")];
 const JSON: [(&str, &str); 1] = [("content-type", "application/json; charset=utf-8")];
 
 fn driver() -> Driver {
-    Driver::new::<Moonshot>("{}").unwrap()
+    Driver::new::<Moonshot>("{}").expect("the settings are valid")
 }
 
 /// Begins a chat with the facts of the model's row in the table.
 fn chat(driver: &Driver, model: &str, body: &str, stream: bool) -> Exchange {
-    let models = Manifest::parse(Moonshot::MANIFEST).unwrap().models;
-    let row = models.into_iter().find(|row| row.id == model).unwrap();
-    driver.chat(model, body, stream, &[("drops", &row.drops.join(" "))]).unwrap()
+    let models = Manifest::parse(Moonshot::MANIFEST).expect("the manifest is valid").models;
+    let row = models.into_iter().find(|row| row.id == model).expect("the model is in the table");
+    driver.chat(model, body, stream, &[("drops", &row.drops.join(" "))]).expect("the call is served")
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_tool_conversation_gets_what_a_thinking_model_wants() {
     let outcome =
         chat(&driver(), "kimi-k2.6", include_str!("../fixtures/request-tools.json"), false).finish();
     assert_eq!(outcome.requests[0].url, "https://api.moonshot.ai/v1/chat/completions");
-    assert_snapshot!(outcome.requests[0].text());
+    assert_snapshot!("request-tools", outcome.requests[0].text());
     assert_eq!(outcome.dropped, ["temperature", "n", "seed", "tool_choice"]);
 }
 
@@ -104,7 +104,7 @@ fn an_error_inside_a_stream_ends_it_with_what_it_means() {
     let driver = driver();
     let stream = include_bytes!("../fixtures/stream-error.sse");
     let outcome = cuts(|| chat(&driver, "kimi-k2.6", "{}", true), 200, &SSE, stream);
-    assert_snapshot!(outcome.text());
+    assert_snapshot!("stream-error", outcome.text());
     let fault = outcome.fault.unwrap();
     assert_eq!((fault.kind, fault.scope, fault.status), (FaultKind::RATE_LIMIT, FaultScope::MODEL, 0));
 }
