@@ -1,9 +1,42 @@
 //! What the program runs on: flags, environment and `sigorest.toml`, checked and with every default.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+//!
+//! Precedence: flag, environment (`SIGOREST_*`), file, default. Read at start and at each reload.
+
+mod defaults;
+mod fields;
+mod file;
+mod load;
+mod places;
+mod problem;
+mod provider;
+mod schema;
+mod show;
+pub mod value;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
-use provider_api::model::Offer;
+use provider_api::{Model, model::Offer};
+
+use crate::cli::ServerArgs;
+
+pub(crate) use load::examine;
+pub use load::{Loaded, Origin, load, unknown_variables};
+pub use places::create_data_dir;
+pub use problem::{Place, Problem, Problems, Severity, Source, nearest};
+pub use provider::base_url;
+pub use schema::check_providers;
+pub use show::show;
+
+/// Reads one variable of the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -12,9 +45,9 @@ pub struct Settings {
     pub http_port: u16,
     /// Port for HTTPS; 0 picks a free one.
     pub https_port: u16,
-    /// Path of the certificate, relative to the data directory.
+    /// Absolute path of the certificate (a relative one starts at the data directory).
     pub cert: PathBuf,
-    /// Path of the certificate's key.
+    /// Absolute path of the certificate's key.
     pub key: PathBuf,
     /// The log.
     pub log: LogSettings,
@@ -36,6 +69,48 @@ pub struct Settings {
     pub providers: BTreeMap<String, ProviderSettings>,
     /// `[models] NAME = "provider"`: who owns a shortcode that several offer.
     pub models: BTreeMap<String, String>,
+    /// The configuration file's text, to show mistakes in it.
+    pub source: Option<Arc<Source>>,
+    /// The flags that were given, for a reload.
+    pub given: Arc<ServerArgs>,
+}
+
+impl Settings {
+    /// Reads everything again, as at start: the same flags, the environment, the file as it is now.
+    ///
+    /// # Errors
+    /// Every mistake that was found.
+    pub fn reload(&self) -> Result<Loaded, Problems> {
+        load(&self.given, &|name| std::env::var(name).ok())
+    }
+
+    /// The addresses for plain HTTP: this machine alone unless the list of peers admits more.
+    pub fn http_addresses(&self) -> Vec<IpAddr> {
+        if !self.listen.http.is_empty() {
+            return self.listen.http.clone();
+        }
+        if self.access.http.iter().all(is_loopback) {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        }
+    }
+
+    /// The addresses for HTTPS.
+    pub fn https_addresses(&self) -> Vec<IpAddr> {
+        if self.listen.https.is_empty() {
+            return vec![Ipv4Addr::UNSPECIFIED.into()];
+        }
+        self.listen.https.clone()
+    }
+}
+
+/// Whether a network holds this machine's own addresses only.
+fn is_loopback(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.addr().is_loopback() && net.prefix_len() >= 8,
+        IpNet::V6(net) => net.addr().is_loopback() && net.prefix_len() == 128,
+    }
 }
 
 /// The log.
@@ -133,14 +208,16 @@ pub struct BreakerSettings {
 pub struct ProviderSettings {
     /// The plugin's id; `None`: the provider's own name.
     pub plugin: Option<String>,
-    /// Where the plugin's default base URL stands.
+    /// Stands in for the plugin's default base URL; no slash at its end.
     pub base_url: Option<String>,
     /// Environment variable with the key, before the manifest's.
     pub key_env: Option<String>,
-    /// File with the key.
+    /// File with the key (a relative path starts at the data directory).
     pub key_file: Option<PathBuf>,
     /// Whether its models are offered without being listed.
     pub offer: Option<Offer>,
+    /// Rows that override or add to the plugin's own.
+    pub models: Vec<Model>,
     /// What the plugin's manifest declares, as JSON.
     pub settings: serde_json::Map<String, serde_json::Value>,
 }

@@ -1,2 +1,125 @@
-//! stub
-fn main() {}
+//! `sigoREST`: the server, and the commands that check what it would run on.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use host::{
+    cli::{self, Checked, Command, ServerArgs},
+    config::{self, Environment, Loaded, Severity},
+    gateway, telemetry,
+};
+
+/// A wrong flag, setting or value.
+const MISUSE: u8 = 2;
+/// Everything else that keeps the program from its work.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    // Before anything can use TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // A core file would hold the keys.
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    telemetry::log_panics();
+    let outcome = std::panic::catch_unwind(run);
+    let (code, line) = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(Stop { code, line })) => (code, line),
+        Err(_) => (FAILED, "stopped by an internal error; the log names its place".into()),
+    };
+    if !line.is_empty() {
+        let _ = writeln!(std::io::stderr(), "sigoREST: {line}");
+    }
+    ExitCode::from(code)
+}
+
+/// Why the program ends without success.
+struct Stop {
+    code: u8,
+    /// One line for people, or empty if all is said.
+    line: String,
+}
+
+impl Stop {
+    fn failed(line: impl ToString) -> Self {
+        Self { code: FAILED, line: line.to_string() }
+    }
+}
+
+fn run() -> Result<(), Stop> {
+    let (command, args) =
+        cli::server(std::env::args_os()).map_err(|usage| Stop { code: MISUSE, line: usage.to_string() })?;
+    let environment: Environment<'_> = &|name| std::env::var(name).ok();
+    match command {
+        Command::Print(text) => print(&text),
+        Command::Check => check(&args, environment),
+        Command::ConfigShow => print(&config::show(&load(&args, environment)?)),
+        Command::PluginInspect(path) => print(&cli::inspect(&path).map_err(Stop::failed)?),
+        Command::PluginProbe(_) => Err(Stop::failed("probing plugins is not built yet")),
+        Command::Serve => serve(load(&args, environment)?),
+    }
+}
+
+fn load(args: &ServerArgs, environment: Environment<'_>) -> Result<Loaded, Stop> {
+    config::load(args, environment).map_err(|problems| {
+        // One that is not in the file is a line like any other.
+        if let ([_], None) = (&*problems.list, &problems.source) {
+            return Stop { code: MISUSE, line: problems.render(false).trim_end().to_owned() };
+        }
+        // With what the plugins say about their own sections, so that all of it is seen at once.
+        wrong_settings(&cli::check(args, environment, std::io::stderr().is_terminal()))
+    })
+}
+
+fn wrong_settings(checked: &Checked) -> Stop {
+    let _ = write!(std::io::stderr(), "{}", checked.problems);
+    let s = if checked.mistakes == 1 { "" } else { "s" };
+    Stop { code: MISUSE, line: format!("{} mistake{s} in the settings", checked.mistakes) }
+}
+
+/// Prints to standard output; a reader that left early is no failure.
+fn print(text: &str) -> Result<(), Stop> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Stop::failed(error)),
+        _ => Ok(()),
+    }
+}
+
+fn check(args: &ServerArgs, environment: Environment<'_>) -> Result<(), Stop> {
+    let checked = cli::check(args, environment, std::io::stderr().is_terminal());
+    print(&checked.report)?;
+    let _ = write!(std::io::stderr(), "{}", config::unknown_variables(variables()).render(false));
+    if checked.settings_wrong {
+        return Err(wrong_settings(&checked));
+    }
+    let _ = write!(std::io::stderr(), "{}", checked.problems);
+    if checked.plugins_wrong {
+        return Err(Stop::failed("a plugin file cannot be used"));
+    }
+    print("all is well\n")
+}
+
+fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
+fn serve(loaded: Loaded) -> Result<(), Stop> {
+    let Loaded { settings, warnings, .. } = loaded;
+    config::create_data_dir(&settings.data_dir).map_err(Stop::failed)?;
+    let _log = telemetry::init(settings.log);
+    let unknown = config::unknown_variables(variables());
+    for (severity, problem) in warnings.lines().chain(unknown.lines()) {
+        debug_assert_eq!(severity, Severity::Warning);
+        tracing::warn!(problem, "settings");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Stop::failed(format!("no threads can be started: {error}")))?;
+    let outcome = runtime.block_on(gateway::run(settings));
+    // What still runs was given its time to drain.
+    runtime.shutdown_background();
+    outcome.map_err(Stop::failed)
+}

@@ -1,1 +1,160 @@
-//! To be written.
+//! The log: one line an event on stderr, as text or JSON, written by a thread of its own.
+//!
+//! Nothing in a request waits for it: a reader that stops reading costs lines, never requests.
+
+mod line;
+
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::Write as _,
+    os::fd::AsFd,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use tracing::{
+    Event, Metadata, Subscriber,
+    level_filters::LevelFilter,
+    span::{Attributes, Id, Record},
+    subscriber::Interest,
+};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    registry::LookupSpan,
+};
+
+use crate::config::{Level, LogSettings};
+use line::{Fields, Line};
+
+/// Lines that wait for the writer; when they are full, further lines are lost.
+const WAITING_LINES: usize = 16_384;
+
+/// Keeps the log's thread; what waits is written when it is dropped.
+#[must_use]
+pub struct Guard {
+    _writer: Option<WorkerGuard>,
+}
+
+/// The settings in force, in one byte so that a reload needs no lock: level in the low bits.
+static IN_FORCE: AtomicU8 = AtomicU8::new(1);
+const JSON: u8 = 0x80;
+const LEVEL: u8 = 0x0f;
+
+/// Starts the log. A second call in one process only changes the settings.
+pub fn init(settings: LogSettings) -> Guard {
+    set(settings);
+    // Not `std::io::stderr()`: its lock would be held while a reader does not read.
+    let Ok(descriptor) = std::io::stderr().as_fd().try_clone_to_owned() else {
+        return Guard { _writer: None };
+    };
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES);
+    let (writer, guard) = builder.thread_name("log").finish(File::from(descriptor));
+    let subscriber = tracing_subscriber::registry().with(Log { writer, pid: std::process::id() });
+    match tracing::subscriber::set_global_default(subscriber) {
+        Ok(()) => Guard { _writer: Some(guard) },
+        Err(_) => Guard { _writer: None },
+    }
+}
+
+/// Changes the settings of the running log.
+pub fn set(settings: LogSettings) {
+    let level = if settings.quiet { Level::Error } else { settings.level };
+    let level = match level {
+        Level::Debug => 0,
+        Level::Info => 1,
+        Level::Warn => 2,
+        Level::Error => 3,
+    };
+    IN_FORCE.store(level | if settings.json { JSON } else { 0 }, Ordering::Relaxed);
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// Logs a panic as an error with its place, and prints nothing else: its text may hold a caller's words.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        if tracing::dispatcher::has_been_set() {
+            let thread = std::thread::current();
+            tracing::error!(place, thread = thread.name().unwrap_or(""), "internal error");
+        } else {
+            let _ = writeln!(std::io::stderr(), "sigoREST: internal error at {place}");
+        }
+    }));
+}
+
+/// Whether events of this kind are logged. Libraries say at `info` and below what only a developer wants.
+fn admits(metadata: &Metadata<'_>) -> bool {
+    let least = match IN_FORCE.load(Ordering::Relaxed) & LEVEL {
+        0 => return *metadata.level() <= tracing::Level::DEBUG,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::WARN,
+        _ => tracing::Level::ERROR,
+    };
+    let target = metadata.target().split("::").next().unwrap_or_default();
+    let own = matches!(target, "host" | "sigoREST" | "sigoE" | "plugin");
+    *metadata.level() <= if own { least } else { least.min(tracing::Level::WARN) }
+}
+
+/// The one layer: formats into a buffer of its thread, and hands each line over in one piece.
+struct Log {
+    writer: NonBlocking,
+    pid: u32,
+}
+
+thread_local!(static LINE: RefCell<Line> = RefCell::default());
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if admits(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        admits(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(match IN_FORCE.load(Ordering::Relaxed) & LEVEL {
+            0 => LevelFilter::DEBUG,
+            1 => LevelFilter::INFO,
+            2 => LevelFilter::WARN,
+            _ => LevelFilter::ERROR,
+        })
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            record.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let json = IN_FORCE.load(Ordering::Relaxed) & JSON != 0;
+        let write = |line: &mut Line| {
+            line.start(event.metadata().level(), json);
+            event.record(line);
+            for span in context.event_scope(event).into_iter().flatten() {
+                if let Some(fields) = span.extensions().get::<Fields>() {
+                    fields.replay(line);
+                }
+            }
+            let _ = self.writer.clone().write_all(line.finish(self.pid));
+        };
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => write(&mut line),
+            // A value that logs while it is being written.
+            Err(_) => write(&mut Line::default()),
+        });
+    }
+}

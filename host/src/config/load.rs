@@ -1,0 +1,208 @@
+//! Reads the settings from all places and keeps where each value came from.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use super::{
+    Environment, Place, Problem, Problems, Settings,
+    fields::{FIELDS, Field},
+    file, places,
+    problem::nearest,
+    provider,
+    value::Input,
+};
+use crate::cli::ServerArgs;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The configuration file.
+    File {
+        /// Counted from 1.
+        line: usize,
+        /// The value's bytes.
+        span: Range<usize>,
+    },
+    /// A variable of the environment.
+    Variable(String),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { line, .. } => write!(f, "file, line {line}"),
+            Self::Variable(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+impl Origin {
+    pub(super) fn place(&self) -> Place {
+        match self {
+            Self::Default => Place::Whole,
+            Self::File { span, .. } => Place::File(span.clone()),
+            Self::Variable(name) => Place::Variable(name.clone()),
+            Self::Flag(name) => Place::Flag((*name).to_owned()),
+        }
+    }
+}
+
+/// Settings without a mistake in them.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What to run on.
+    pub settings: Settings,
+    /// By the setting's name (`limits.header_secs`, `provider.acme.base_url`); defaults are not in it.
+    pub origins: BTreeMap<String, Origin>,
+    /// What the operator should see.
+    pub warnings: Problems,
+}
+
+impl Loaded {
+    /// Where a setting's value came from.
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.origins.get(key).unwrap_or(&Origin::Default)
+    }
+}
+
+/// What is being read.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub(super) settings: Settings,
+    pub(super) origins: BTreeMap<String, Origin>,
+    pub(super) problems: Problems,
+}
+
+impl Reading {
+    /// Reads one value; what is wrong with it is kept, and the former value stays.
+    pub(super) fn set(&mut self, field: &Field, input: Input<'_>, origin: Origin) {
+        match (field.read)(input, &mut self.settings) {
+            Ok(()) => {
+                self.origins.insert(field.key.to_owned(), origin);
+            }
+            Err(wrong) => {
+                for wrong in wrong {
+                    let (place, name) = match wrong.span {
+                        Some(span) => (Place::File(span), format!("`{}`: ", field.key)),
+                        None => (origin.place(), String::new()),
+                    };
+                    self.error(place, format!("{name}{}", wrong.text));
+                }
+            }
+        }
+    }
+
+    /// The origin of a value at these bytes of the file.
+    pub(super) fn in_file(&self, span: Range<usize>) -> Origin {
+        let text = self.problems.source.as_ref().map_or("", |source| &source.text);
+        let line = text.get(..span.start).unwrap_or("").matches('\n').count() + 1;
+        Origin::File { line, span }
+    }
+
+    pub(super) fn error(&mut self, place: Place, text: impl Into<String>) {
+        self.problems.list.push(Problem::error(place, text));
+    }
+}
+
+/// Reads flags, environment and file; everything that nobody set has its default.
+///
+/// Reads the disk, so it does not belong on the runtime's own threads.
+///
+/// # Errors
+/// Every mistake that was found, at once.
+pub fn load(args: &ServerArgs, environment: Environment<'_>) -> Result<Loaded, Problems> {
+    let loaded = examine(args, environment);
+    if loaded.warnings.fatal() { Err(loaded.warnings) } else { Ok(loaded) }
+}
+
+/// As [`load`], for who wants to see the rest in spite of mistakes: they are among the warnings.
+pub(crate) fn examine(args: &ServerArgs, environment: Environment<'_>) -> Loaded {
+    // A variable that is set to nothing is as good as none.
+    let environment: Environment<'_> = &|name| environment(name).filter(|value| !value.trim().is_empty());
+    let mut reading = Reading::default();
+    reading.settings.given = std::sync::Arc::new(args.clone());
+    places::data_dir(&mut reading, args, environment);
+    file::read(&mut reading, args, environment);
+    for field in &FIELDS {
+        let name = field.variable();
+        if let Some(value) = environment(&name) {
+            reading.set(field, Input::Text(&value), Origin::Variable(name));
+        }
+    }
+    flags(&mut reading, args);
+    provider::base_urls(&mut reading, environment);
+    places::finish(&mut reading);
+    check(&mut reading);
+    reading.problems.sort();
+    let Reading { settings, origins, problems } = reading;
+    Loaded { settings, origins, warnings: problems }
+}
+
+/// Flags were checked when they were read.
+fn flags(reading: &mut Reading, args: &ServerArgs) {
+    let Reading { settings, origins, .. } = reading;
+    let mut from = |key: &str, flag| origins.insert(key.to_owned(), Origin::Flag(flag));
+    if let Some(port) = args.http_port {
+        settings.http_port = port;
+        from("http_port", "-http-port");
+    }
+    if let Some(port) = args.https_port {
+        settings.https_port = port;
+        from("https_port", "-https-port");
+    }
+    if let Some(path) = &args.cert {
+        settings.cert.clone_from(path);
+        from("cert", "-cert");
+    }
+    if let Some(path) = &args.key {
+        settings.key.clone_from(path);
+        from("key", "-key");
+    }
+    if let Some(level) = args.level {
+        settings.log.level = level;
+        from("log_level", "-v");
+    }
+    if let Some(quiet) = args.quiet {
+        settings.log.quiet = quiet;
+        from("quiet", "-q");
+    }
+    if let Some(json) = args.json {
+        settings.log.json = json;
+        from("json", "-j");
+    }
+    if !args.plugin_dirs.is_empty() {
+        settings.plugin_dirs.clone_from(&args.plugin_dirs);
+        from("plugin_dirs", "-plugin-dir");
+    }
+}
+
+/// What several values say together.
+fn check(reading: &mut Reading) {
+    let settings = &reading.settings;
+    if settings.http_port != 0 && settings.http_port == settings.https_port {
+        let origin = ["https_port", "http_port"].into_iter().find_map(|key| reading.origins.get(key));
+        let place = origin.map_or(Place::Whole, Origin::place);
+        let text = format!("HTTP and HTTPS cannot both use port {}; choose another", settings.http_port);
+        reading.error(place, text);
+    }
+}
+
+/// A warning for each `SIGOREST_*` variable that no setting has.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Problems {
+    let mut known: Vec<String> = FIELDS.iter().map(Field::variable).collect();
+    known.extend(places::VARIABLES.iter().map(|name| (*name).to_owned()));
+    let unknown = names.filter(|name| name.starts_with("SIGOREST_") && !known.contains(name));
+    let list = unknown.map(|name| {
+        let text = "no setting has this name";
+        let meant =
+            nearest(&name, known.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
+        let problem = Problem::warning(Place::Variable(name), text);
+        Problem { help: meant, ..problem }
+    });
+    Problems { list: list.collect(), source: None }
+}

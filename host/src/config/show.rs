@@ -1,0 +1,80 @@
+//! Prints every value in force and where it came from: `sigoREST config show`.
+
+use std::fmt::Write as _;
+
+use super::{
+    Loaded, ProviderSettings,
+    fields::{FIELDS, SECTIONS, quoted},
+    problem::is_secret,
+};
+
+/// The settings in TOML's form, with the origin of each behind it. Keys are not among them.
+pub fn show(loaded: &Loaded) -> String {
+    let mut out = String::new();
+    let settings = &loaded.settings;
+    match &settings.config_file {
+        Some(path) => drop(writeln!(out, "# configuration file: {}", path.display())),
+        None => out.push_str("# configuration file: none\n"),
+    }
+    line(&mut out, loaded, "data_dir", "data_dir", &quoted(settings.data_dir.display()));
+    for section in [""].into_iter().chain(SECTIONS) {
+        if !section.is_empty() {
+            let _ = writeln!(out, "\n[{section}]");
+        }
+        for field in FIELDS.iter().filter(|field| field.section() == section) {
+            line(&mut out, loaded, field.key, field.name(), &(field.show)(settings));
+        }
+    }
+    if !settings.models.is_empty() {
+        out.push_str("\n[models]\n");
+        for (name, provider) in &settings.models {
+            line(&mut out, loaded, &format!("models.{name}"), &key(name), &quoted(provider));
+        }
+    }
+    for (name, provider) in &settings.providers {
+        section(&mut out, loaded, name, provider);
+    }
+    out
+}
+
+fn line(out: &mut String, loaded: &Loaded, key: &str, name: &str, value: &str) {
+    let text = match value.strip_prefix("# ") {
+        Some(comment) => format!("# {name} is {comment}"),
+        None => format!("{name} = {value}"),
+    };
+    let _ = writeln!(out, "{text:<48} # {}", loaded.origin(key));
+}
+
+fn section(out: &mut String, loaded: &Loaded, name: &str, provider: &ProviderSettings) {
+    let _ = writeln!(out, "\n[provider.{}]", key(name));
+    let path = provider.key_file.as_ref().map(|path| path.display().to_string());
+    let offer = provider.offer.map(|offer| format!("{offer:?}").to_ascii_lowercase());
+    let own = [
+        ("plugin", provider.plugin.as_ref()),
+        ("base_url", provider.base_url.as_ref()),
+        ("key_env", provider.key_env.as_ref()),
+        ("key_file", path.as_ref()),
+        ("offer", offer.as_ref()),
+    ];
+    for (setting, value) in own.into_iter().filter_map(|(setting, value)| Some((setting, value?))) {
+        line(out, loaded, &format!("provider.{name}.{setting}"), setting, &quoted(value));
+    }
+    if !provider.models.is_empty() {
+        let ids: Vec<String> = provider.models.iter().map(|model| quoted(&model.id)).collect();
+        line(out, loaded, &format!("provider.{name}.models"), "models", &format!("[{}]", ids.join(", ")));
+    }
+    for (setting, value) in &provider.settings {
+        let text = if is_secret(setting) && value.is_string() {
+            quoted("***")
+        } else {
+            toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
+        };
+        line(out, loaded, &format!("provider.{name}.{setting}"), &key(setting), &text);
+    }
+}
+
+/// A name as TOML writes it.
+fn key(name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quoted(name) }
+}
