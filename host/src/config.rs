@@ -12,6 +12,8 @@ mod problem;
 mod provider;
 mod schema;
 mod show;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::{

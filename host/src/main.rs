@@ -100,7 +100,7 @@ fn check(args: &ServerArgs, environment: Environment<'_>) -> Result<(), Stop> {
     if checked.plugins_wrong {
         return Err(Stop::failed("a plugin file cannot be used"));
     }
-    print("all is well\n")
+    print("no mistakes found\n")
 }
 
 fn variables() -> impl Iterator<Item = String> {

@@ -58,7 +58,7 @@ fn text(path: &Path) -> Result<Option<String>, String> {
     Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
 }
 
-fn apply(reading: &mut Reading, text: &str) {
+pub(super) fn apply(reading: &mut Reading, text: &str) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut broken: Vec<Range<usize>> = Vec::new();
     for error in errors {

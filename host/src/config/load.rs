@@ -129,7 +129,11 @@ pub(crate) fn examine(args: &ServerArgs, environment: Environment<'_>) -> Loaded
     places::data_dir(&mut reading, args, environment);
     file::read(&mut reading, args, environment);
     for field in &FIELDS {
-        let name = field.variable();
+        let mut name = field.variable();
+        if field.key == "plugin_dirs" && environment(&name).is_none() {
+            // As the flag is called.
+            name = "SIGOREST_PLUGIN_DIR".into();
+        }
         if let Some(value) = environment(&name) {
             reading.set(field, Input::Text(&value), Origin::Variable(name));
         }

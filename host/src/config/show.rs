@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::{
     Loaded, ProviderSettings,
     fields::{FIELDS, SECTIONS, quoted},
@@ -64,12 +66,22 @@ fn section(out: &mut String, loaded: &Loaded, name: &str, provider: &ProviderSet
         line(out, loaded, &format!("provider.{name}.models"), "models", &format!("[{}]", ids.join(", ")));
     }
     for (setting, value) in &provider.settings {
-        let text = if is_secret(setting) && value.is_string() {
-            quoted("***")
-        } else {
-            toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
-        };
+        let value = masked(setting, value);
+        let text =
+            toml::Value::try_from(&value).map_or_else(|_| value.to_string(), |value| value.to_string());
         line(out, loaded, &format!("provider.{name}.{setting}"), &key(setting), &text);
+    }
+}
+
+/// The value without texts whose name says that they may be a key.
+fn masked(name: &str, value: &Value) -> Value {
+    match value {
+        Value::String(_) if is_secret(name) => Value::from("***"),
+        Value::Array(list) => list.iter().map(|value| masked(name, value)).collect(),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| (name.clone(), masked(name, value))).collect()
+        }
+        other => other.clone(),
     }
 }
 
