@@ -251,3 +251,6 @@ fn is_json(value: &[u8]) -> bool {
         || subtype.len() > 5 && subtype[subtype.len() - 5..].eq_ignore_ascii_case(b"+json");
     json && kind.eq_ignore_ascii_case(b"application/") && !subtype.contains(&b',')
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,3 +147,115 @@ impl Drop for Permit {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use http_body::Frame;
+
+    use super::*;
+
+    fn limits(max_body_bytes: usize) -> Limits {
+        Limits {
+            max_body_bytes,
+            header: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            keepalive: Duration::from_secs(120),
+            connect: Duration::from_secs(5),
+            stream_idle: Duration::from_secs(180),
+            heartbeat: Duration::from_secs(15),
+            drain: Duration::from_secs(120),
+            max_in_flight: 16,
+            max_connections_per_peer: 16,
+        }
+    }
+
+    fn head(length: &str) -> Parts {
+        let request = http::Request::post("/").header("content-length", length);
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// These pieces, then the end, or silence.
+    struct Pieces {
+        left: Vec<Bytes>,
+        hangs: bool,
+    }
+
+    fn pieces(pieces: &[&'static str]) -> Pieces {
+        Pieces {
+            left: pieces.iter().rev().map(|piece| Bytes::from_static(piece.as_bytes())).collect(),
+            hangs: false,
+        }
+    }
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.left.pop() {
+                None if self.hangs => Poll::Pending,
+                piece => Poll::Ready(piece.map(|piece| Ok(Frame::data(piece)))),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_come_whole_or_not_at_all() {
+        let limits = limits(8);
+        for (parts, length, expected) in [
+            (&[][..], "", Ok("")),
+            (&["abc"], "3", Ok("abc")),
+            (&["abc"], "", Ok("abc")),
+            (&["", "abc", "", "defgh"], "", Ok("abcdefgh")),
+            (&["ab", "cd", "ef"], "6", Ok("abcdef")),
+            (&["abcdefghi"], "", Err(413)),
+            (&["abcdefgh", "i"], "", Err(413)),
+            (&[], "9", Err(413)),
+            (&[], "99999999999", Err(413)),
+        ] {
+            let result = read_body(pieces(parts), &head(length), &limits).await;
+            let result = result.map_err(|error| error.status.as_u16());
+            assert_eq!(
+                result.as_deref(),
+                expected.as_ref().map(|text| text.as_bytes()),
+                "{parts:?} {length}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn one_piece_is_not_copied() {
+        let body = pieces(&["abc"]);
+        let start = body.left[0].as_ptr();
+        assert_eq!(read_body(body, &head("3"), &limits(8)).await.unwrap().as_ptr(), start);
+    }
+
+    #[tokio::test]
+    async fn a_silent_body_is_given_up() {
+        let body = Pieces { hangs: true, ..pieces(&["abc"]) };
+        let limits = Limits { body_idle: Duration::from_millis(20), ..limits(8) };
+        assert_eq!(read_body(body, &head("8"), &limits).await.unwrap_err().status, 408);
+    }
+
+    #[test]
+    fn as_many_run_as_may() {
+        let running = InFlight::new(2);
+        let (one, _two) = (running.enter().unwrap(), running.enter().unwrap());
+        let error = running.enter().unwrap_err();
+        assert_eq!((error.status.as_u16(), error.retry_after), (503, Some(Duration::from_secs(1))));
+        drop(one);
+        assert_eq!(running.count(), 1);
+        let _again = running.enter().unwrap();
+        running.set_max(1);
+        assert!(running.enter().is_err());
+    }
+}

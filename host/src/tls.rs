@@ -114,3 +114,6 @@ fn server_config(paths: &Paths, pair: Pair) -> Result<Arc<ServerConfig>, TlsErro
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;
