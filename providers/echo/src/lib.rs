@@ -1,9 +1,9 @@
 //! Answers offline with the last user message: the plugin to try a gateway with, and the one to copy
 //! when writing another.
 //!
-//! Of the three files of most plugins this one is the provider itself: its manifest, its settings and
-//! the steps of an exchange. `request.rs` reads what the caller sent, `words.rs` is the "model".
-//! A provider with an upstream implements `request` and `response` instead of `begin` and `timer`.
+//! This file is the provider: its settings and the steps of an exchange. `manifest.json` says what it
+//! offers, `request.rs` reads what the caller sent, `words.rs` is the "model". A provider with an
+//! upstream has `request` in place of `begin`, and `response` and `event` in place of `timer`.
 
 #![deny(unsafe_code)] // Not `forbid`: the export macro at the foot writes the plugin's one symbol.
 
@@ -139,8 +139,8 @@ impl Answer {
             self.at += word.len();
             room = room.saturating_sub(chunk.len());
             out.chunk(chunk);
-            if room == 0 || !delay.is_zero() || out.stopped() {
-                out.sleep(delay);
+            // A gateway refuses (0) to wait too often in one exchange; then the rest comes at once.
+            if out.stopped() || ((room == 0 || !delay.is_zero()) && out.sleep(delay) != 0) {
                 return;
             }
         }

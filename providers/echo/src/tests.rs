@@ -68,6 +68,9 @@ fn a_long_answer_comes_in_many_steps_and_a_delay_after_each_word() {
     assert!(stream.sleeps.len() > 10 && stream.sleeps.iter().all(|ms| *ms == 0), "{:?}", stream.sleeps);
     let slow = chat_with("{\"delay_ms\":20}", json!({"messages": user(json!("a b c"))}), true).unwrap();
     assert_eq!((slow.sleeps.as_slice(), slow.chunks.len()), (&[20, 20, 20][..], 4));
+    let text = "word ".repeat(5000);
+    let long = chat_with("{\"delay_ms\":1}", json!({"messages": user(json!(text))}), true).unwrap();
+    assert_eq!(streamed_text(&long), text, "more words than a gateway lets an exchange wait");
 }
 
 #[test]
