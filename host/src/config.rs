@@ -6,6 +6,7 @@
 mod defaults;
 mod fields;
 mod file;
+mod installed;
 mod load;
 mod places;
 mod problem;
@@ -29,6 +30,7 @@ use provider_api::{Model, model::Offer};
 
 use crate::cli::ServerArgs;
 
+pub use installed::installed;
 pub(crate) use load::examine;
 pub use load::{Loaded, Origin, load, unknown_variables};
 pub use places::create_data_dir;
@@ -78,7 +80,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads everything again, as at start: the same flags, the environment, the file as it is now.
+    /// Reads everything again, as at start; blocking: the same flags, the environment, the file as it is now.
     ///
     /// # Errors
     /// Every mistake that was found.

@@ -1,16 +1,14 @@
 //! `sigoREST check`: settings and plugin files, without running a plugin.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::{Path, PathBuf},
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+
+use provider_api::loader::Record;
+
+use super::{ServerArgs, inspect::printable};
+use crate::{
+    catalog::List,
+    config::{self, Environment, Settings, Severity},
 };
-
-use provider_api::loader::{self, Record};
-use serde_json::Value;
-
-use super::ServerArgs;
-use crate::config::{self, Environment, Settings, Severity};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -34,60 +32,56 @@ pub fn check(args: &ServerArgs, environment: Environment<'_>, colour: bool) -> C
     let settings = &loaded.settings;
     let _ = match &settings.config_file {
         Some(path) => writeln!(checked.report, "settings  {}", path.display()),
-        None => writeln!(checked.report, "settings  no configuration file, defaults in force"),
+        None => writeln!(checked.report, "settings  no configuration file"),
     };
-    let schemas = plugins(&mut checked, settings);
-    let mut problems = loaded.warnings;
-    problems.merge(config::check_providers(settings, &schemas));
+    let problems = &loaded.warnings;
     checked.settings_wrong = problems.fatal();
     checked.mistakes = problems.list.iter().filter(|problem| problem.severity == Severity::Error).count();
-    checked.problems.insert_str(0, &problems.render(colour));
+    checked.problems = problems.render(colour);
+    checked.plugins(settings);
+    checked.models(settings);
     checked
 }
 
-/// Vets every plugin file; answers with the schemas of the good ones, the later directory winning.
-fn plugins(checked: &mut Checked, settings: &Settings) -> BTreeMap<String, Value> {
-    let mut schemas = BTreeMap::new();
-    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for directory in &settings.plugin_dirs {
-        for path in files(directory) {
-            let vetted = loader::read(&path).and_then(|bytes| loader::vet(&bytes));
-            let Record { manifest, rustc } = match vetted {
+impl Checked {
+    fn plugins(&mut self, settings: &Settings) {
+        let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for (path, record) in config::installed(settings) {
+            let Record { manifest, rustc } = match record {
                 Ok(record) => record,
                 Err(refused) => {
-                    checked.plugins_wrong = true;
-                    let _ = writeln!(checked.problems, "plugin {}: {refused}", path.display());
+                    self.plugins_wrong = true;
+                    let _ = writeln!(self.problems, "plugin {}: {refused}", path.display());
                     continue;
                 }
             };
-            let rustc: String = rustc.chars().filter(|c| !c.is_control()).collect();
-            let _ = writeln!(
-                checked.report,
-                "plugin    {} {} (API {}, {rustc}) {}",
-                manifest.id,
-                manifest.version,
-                manifest.api,
-                path.display()
-            );
-            if let Some(earlier) = found.insert(manifest.id.clone(), path.clone()) {
-                let _ = writeln!(checked.report, "          shadows {}", earlier.display());
+            let line = format!("{} {} (API {}, {rustc})", manifest.id, manifest.version, manifest.api);
+            let _ = writeln!(self.report, "plugin    {} {}", printable(&line), path.display());
+            if let Some(earlier) = found.insert(manifest.id, path) {
+                let _ = writeln!(self.report, "          shadows {}", earlier.display());
             }
-            schemas.insert(manifest.id, manifest.config);
+        }
+        if found.is_empty() {
+            self.report
+                .push_str("plugin    none found; put plugin files into a directory given with -plugin-dir\n");
         }
     }
-    if found.is_empty() {
-        checked
-            .report
-            .push_str("plugin    none found; put plugin files into a directory given with -plugin-dir\n");
-    }
-    schemas
-}
 
-/// The plugin files of a directory in their order.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|end| end == "so")).collect();
-    files.sort();
-    files
+    fn models(&mut self, settings: &Settings) {
+        let path = settings.data_dir.join("models.csv");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let _ = writeln!(self.report, "models    {}", path.display());
+                for warning in List::parse(&text).1 {
+                    let line = warning.line.map(|line| format!(":{line}")).unwrap_or_default();
+                    let message = printable(&warning.message);
+                    let _ = writeln!(self.problems, "warning: {}{line}: {message}", path.display());
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let _ = writeln!(self.problems, "warning: {} cannot be read: {error}", path.display());
+            }
+        }
+    }
 }

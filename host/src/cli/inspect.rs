@@ -108,6 +108,6 @@ fn models(out: &mut String, models: &[Model]) {
 }
 
 /// A file from elsewhere may not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

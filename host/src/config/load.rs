@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 use super::{
     Environment, Place, Problem, Problems, Settings,
     fields::{FIELDS, Field},
-    file, places,
+    file, installed, places,
     problem::nearest,
-    provider,
+    provider, schema,
     value::Input,
 };
 use crate::cli::ServerArgs;
@@ -109,7 +109,8 @@ impl Reading {
     }
 }
 
-/// Reads flags, environment and file; everything that nobody set has its default.
+/// Reads flags, environment and file; everything that nobody set has its default. The plugins' own
+/// settings are checked against what their files declare.
 ///
 /// Reads the disk, so it does not belong on the runtime's own threads.
 ///
@@ -143,7 +144,10 @@ pub(crate) fn examine(args: &ServerArgs, environment: Environment<'_>) -> Loaded
     places::finish(&mut reading);
     check(&mut reading);
     reading.problems.sort();
-    let Reading { settings, origins, problems } = reading;
+    let Reading { settings, origins, mut problems } = reading;
+    if settings.source.as_ref().is_some_and(|source| source.text.contains("provider")) {
+        problems.merge(schema::check_providers(&settings, &installed::schemas(&settings)));
+    }
     Loaded { settings, origins, warnings: problems }
 }
 

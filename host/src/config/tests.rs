@@ -52,7 +52,7 @@ fn every_mistake_is_shown_at_once() {
         failures =
         http_port = 4
         trials = 0
-        [provider.mammouth]
+        [provider.acme]
         base_url = "https://user:pw@api"
         key_env = "sk-123"
         offer = "never"
@@ -78,12 +78,13 @@ toml:9:97: `limits.max_in_flight`: 1.5 is not a whole number from 1 to 1048576
 toml:11:19: string values must be quoted, expected literal string
 toml:12:9: unknown setting `http_port` in [breaker]; `http_port` belongs at the top of the file, before the first [section]
 toml:13:18: `breaker.trials`: 0 is not a whole number from 1 to 1000
-toml:15:20: `provider.mammouth.base_url`: the URL holds a user name or password; put the key into the environment
-toml:16:19: `provider.mammouth.key_env`: this is not a variable's name (A-Z, 0-9 and _); name the variable that holds the key, never write the key itself
-toml:17:17: `provider.mammouth.offer`: "never" is not "always" or "listed"
-toml:18:9: `provider.mammouth.channels` is reserved for a later version and has no effect
-toml:19:26: `provider.mammouth.models`: a model has no `shrtcode`; did you mean `shortcode`?
-toml:19:44: `provider.mammouth.models`: the model has no `id`
+toml:14:19: no installed plugin is called `acme`; provider `acme` is left out; put its file into a plugin directory, or name another plugin with `plugin = "…"`
+toml:15:20: `provider.acme.base_url`: the URL holds a user name or password; put the key into the environment
+toml:16:19: `provider.acme.key_env`: this is not a variable's name (A-Z, 0-9 and _); name the variable that holds the key, never write the key itself
+toml:17:17: `provider.acme.offer`: "never" is not "always" or "listed"
+toml:18:9: `provider.acme.channels` is reserved for a later version and has no effect
+toml:19:26: `provider.acme.models`: a model has no `shrtcode`; did you mean `shortcode`?
+toml:19:44: `provider.acme.models`: the model has no `id`
 toml:21:15: `models.gpt` must be the name of a provider, in quotes
 toml:22:10: unknown setting or section `zebra`; the sections are [access], [listen], [limits], [breaker], [models] and [provider.NAME]
 "#);
@@ -103,6 +104,15 @@ fn a_mistake_is_shown_with_line_and_caret_and_without_colours_or_keys() {
 3 | [provider.x]
   `----
  help: did you mean `header_secs`?
+
+ ! no installed plugin is called `x`; provider `x` is left out
+  ,-[sigorest.toml:3:11]
+2 | header_sec = 5
+3 | [provider.x]
+  :           ^
+4 | api_key = "****"
+  `----
+ help: put its file into a plugin directory, or name another plugin with `plugin = "…"`
 
  x `provider.x.base_url`: 5 is not a URL; write a string in quotes
   ,-[sigorest.toml:5:12]
