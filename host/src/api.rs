@@ -16,8 +16,10 @@ use crate::{
     error::Error,
 };
 
+mod answer;
 mod help;
 
+pub use answer::answer;
 pub use help::help;
 
 /// The gateway's version.
@@ -241,6 +243,3 @@ pub fn version() -> String {
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

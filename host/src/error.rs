@@ -7,7 +7,9 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::body::Body;
+use provider_api::{Fault, FaultKind};
+
+use crate::{body::Body, plugins::Provider};
 
 /// A refusal or failure as a caller sees it: `{"error":{"message","type","param","code"}}`.
 #[derive(Debug, Clone)]
@@ -100,6 +102,95 @@ impl Error {
     pub fn should_retry(mut self, yes: bool) -> Self {
         self.should_retry = Some(yes);
         self
+    }
+
+    /// What a fault means for the caller; what does not concern the caller's request stays inside.
+    pub fn from_fault(fault: &Fault, provider: &Provider) -> Self {
+        let (name, plugin) = (&provider.name, &provider.generation.id);
+        let retry_after = Some(Duration::from_millis(fault.retry_after_ms)).filter(|time| !time.is_zero());
+        let bad_gateway =
+            |text: String, code: &'static str| Self::new(StatusCode::BAD_GATEWAY, text).code(code);
+        match fault.kind {
+            FaultKind::BAD_REQUEST
+            | FaultKind::UNSUPPORTED
+            | FaultKind::CONTEXT_LENGTH
+            | FaultKind::CONTENT_FILTER
+            | FaultKind::NOT_FOUND => Self::callers_own(fault, provider),
+            FaultKind::AUTH => {
+                let variable = provider.key_variable();
+                let text = match fault.status {
+                    0 => format!("the key for provider `{name}` is missing; set {variable} for the gateway"),
+                    _ => format!("provider `{name}` refused the gateway's key; check {variable}"),
+                };
+                bad_gateway(text, "provider_key")
+            }
+            FaultKind::RATE_LIMIT => {
+                let text = format!("provider `{name}` limits the rate of requests; try again later");
+                let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, text).code("rate_limit_exceeded");
+                error.retry_after = retry_after;
+                error
+            }
+            FaultKind::QUOTA => {
+                let text = format!("the budget of the gateway's account at provider `{name}` is used up");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, text)
+                    .kind("insufficient_quota")
+                    .code("insufficient_quota")
+            }
+            FaultKind::OVERLOADED => {
+                let text = format!("provider `{name}` is overloaded; try again later");
+                Self::unavailable(text, retry_after.unwrap_or(Duration::from_secs(1)))
+                    .code("provider_overloaded")
+            }
+            FaultKind::TIMEOUT if fault.status == 0 => {
+                let text = format!("provider `{name}` did not answer in time; allow more with `timeout`");
+                Self::new(StatusCode::GATEWAY_TIMEOUT, text).code("timeout")
+            }
+            FaultKind::PANIC | FaultKind::INTERNAL => {
+                bad_gateway(format!("plugin `{plugin}` failed; the gateway's log says why"), "plugin_fault")
+            }
+            _ if fault.status == 0 => {
+                let text = provider.redact(&fault.message);
+                bad_gateway(format!("provider `{name}` failed: {text}"), "provider_error")
+            }
+            _ => bad_gateway(
+                format!("provider `{name}` answered with HTTP {}", fault.status),
+                "provider_error",
+            ),
+        }
+    }
+
+    /// The caller's own mistake, in the upstream's words.
+    fn callers_own(fault: &Fault, provider: &Provider) -> Self {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(default)]
+        struct Detail {
+            r#type: Option<String>,
+            param: Option<String>,
+            code: Option<String>,
+        }
+        let detail: Detail = serde_json::from_slice(&fault.detail).unwrap_or_default();
+        let own = match fault.kind {
+            FaultKind::NOT_FOUND => 404,
+            FaultKind::BAD_REQUEST if [400, 404, 409, 413, 415, 422].contains(&fault.status) => fault.status,
+            _ => 400,
+        };
+        let code = match fault.kind {
+            FaultKind::NOT_FOUND => Some("model_not_found".to_owned()),
+            FaultKind::CONTEXT_LENGTH => Some("context_length_exceeded".to_owned()),
+            FaultKind::CONTENT_FILTER => Some("content_filter".to_owned()),
+            _ => detail.code,
+        };
+        let mut error = Self::new(
+            StatusCode::from_u16(own).unwrap_or(StatusCode::BAD_REQUEST),
+            provider.redact(&fault.message),
+        );
+        let plain = |text: &String| !text.is_empty() && text.len() < 100;
+        if let Some(kind) = detail.r#type.filter(plain) {
+            error = error.kind(provider.redact(&kind));
+        }
+        error.code = code.filter(plain).map(|code| Cow::Owned(provider.redact(&code)));
+        error.param = detail.param.map(|param| provider.redact(&param));
+        error
     }
 
     /// The JSON body, one line, shared by answers and by error events inside streams.

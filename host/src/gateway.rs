@@ -1,16 +1,229 @@
-//! Everything that runs for all requests, and the life of the process: start, reload, drain.
+//! Everything that runs for all requests: what is in force, and how it comes into force.
 
-use crate::config::Settings;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-/// Why the server does not start or stops early: one line for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use provider_api::model::Model;
 
-/// Runs the server until it is told to stop.
-///
-/// # Errors
-/// A port that is taken, a certificate that cannot be read, a data directory that cannot be used.
-pub async fn run(_settings: Settings) -> Result<(), StartError> {
-    Err(StartError("the server is not built yet".into()))
+use crate::{
+    access::{Access, Machine},
+    account::Account,
+    breaker::Breakers,
+    catalog::{self, Catalog, Entry, List, Owners},
+    config::Settings,
+    error::Error,
+    files,
+    limits::InFlight,
+    listen::Shared,
+    memory::Memory,
+    plugins::{Plugins, Provider},
+    relay::{Call, Run},
+    session::Sessions,
+    upstream::Upstream,
+};
+
+mod life;
+
+pub use life::{Reload, StartError, run};
+
+/// How long a provider may take to list its models.
+const DISCOVERY_LIMIT: Duration = Duration::from_secs(3);
+
+/// Callers who miss a model make it be looked for again, but not more often than this.
+const DISCOVERY_GAP: Duration = Duration::from_secs(1);
+
+/// Largest models.csv and shortcodes.json.
+const MAX_LIST_BYTES: u64 = 16 << 20;
+
+/// What all requests share.
+pub struct Gateway {
+    /// What the program runs on.
+    pub settings: ArcSwap<Settings>,
+    /// What connections share: access rules, limits, the certificate.
+    pub shared: Arc<Shared>,
+    /// Requests at once.
+    pub in_flight: InFlight,
+    /// The models.
+    pub catalog: ArcSwap<Catalog>,
+    /// The memory block.
+    pub memory: Memory,
+    /// Stored conversations.
+    pub sessions: Sessions,
+    /// Plugins and providers.
+    pub plugins: Plugins,
+    /// Connections to upstreams.
+    pub upstream: Arc<Upstream>,
+    /// A breaker for each target.
+    pub breakers: Breakers,
+    /// Tokens and costs.
+    pub account: Arc<Account>,
+    /// Serialises discovery, and says when it ran last.
+    discovery: tokio::sync::Mutex<Option<Instant>>,
+    /// Warnings about models that were logged already.
+    warned: Mutex<Vec<String>>,
+}
+
+impl Gateway {
+    /// Brings everything into force but the listening. Blocks: files are read and plugins loaded.
+    pub fn open(settings: Settings, tls: Arc<rustls::ServerConfig>) -> Arc<Self> {
+        let data_dir = settings.data_dir.clone();
+        let access = Access::new(&settings.access, &Machine::here());
+        let shared = Arc::new(Shared::new(access, settings.limits.clone(), tls));
+        let gateway = Arc::new(Self {
+            shared,
+            in_flight: InFlight::new(settings.limits.max_in_flight),
+            catalog: ArcSwap::default(),
+            memory: Memory::open(&data_dir),
+            sessions: Sessions::new(&data_dir),
+            plugins: Plugins::default(),
+            upstream: Arc::new(Upstream::default()),
+            breakers: Breakers::new(settings.breaker),
+            account: Arc::new(Account::new()),
+            discovery: tokio::sync::Mutex::new(None),
+            warned: Mutex::default(),
+            settings: ArcSwap::from_pointee(settings),
+        });
+        gateway.plugins.reload(&gateway.settings.load());
+        gateway.rebuild_catalog();
+        gateway
+    }
+
+    /// Builds the catalog from what providers, models.csv and the settings say. Blocks: files are read.
+    pub fn rebuild_catalog(&self) {
+        let settings = self.settings.load();
+        let dir = &settings.data_dir;
+        let text = |name: &str| match files::read(&dir.join(name), MAX_LIST_BYTES) {
+            Ok(bytes) => bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) => {
+                tracing::warn!(file = name, %error, "a file cannot be read");
+                None
+            }
+        };
+        let own_list = text("models.csv");
+        let (list, mut warnings) = List::parse(own_list.as_deref().unwrap_or(catalog::DEFAULT_LIST));
+        let record = text("shortcodes.json");
+        let owners = Owners::new(settings.models.clone(), record.as_deref()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "shortcodes.json cannot be read; who owns which shortcode is decided anew");
+            Owners { pinned: settings.models.clone(), ..Owners::default() }
+        });
+        let sources: Vec<_> = self.plugins.current().providers.values().map(|p| p.source()).collect();
+        let (built, more) = catalog::build(&sources, &list, &owners);
+        warnings.extend(more);
+        self.warn_once(warnings.iter().map(ToString::to_string).collect());
+        let changed = built.owners().recorded != owners.recorded;
+        if changed
+            && let Err(error) =
+                files::replace(&dir.join("shortcodes.json"), built.owners().to_json().as_bytes())
+        {
+            tracing::warn!(%error, "shortcodes.json cannot be written; a clash may be decided anew after a restart");
+        }
+        self.catalog.store(Arc::new(built));
+    }
+
+    fn warn_once(&self, warnings: Vec<String>) {
+        let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
+            tracing::warn!(why = %warning, "models");
+        }
+        *warned = warnings;
+    }
+
+    /// The model that a caller means; providers that list their models are asked again before the answer
+    /// is that there is none.
+    ///
+    /// # Errors
+    /// 404 `model_not_found`.
+    pub async fn resolve(self: &Arc<Self>, name: &str) -> Result<Arc<Entry>, Error> {
+        if let Some(entry) = self.catalog.load().find(name) {
+            return Ok(Arc::clone(entry));
+        }
+        self.discover(DISCOVERY_GAP).await;
+        self.catalog.load().resolve(name).cloned()
+    }
+
+    /// Asks every provider that lists its models, unless that was done within `gap`.
+    pub async fn discover(self: &Arc<Self>, gap: Duration) {
+        let mut last = self.discovery.lock().await;
+        if last.is_some_and(|at| at.elapsed() < gap) {
+            return;
+        }
+        let snapshot = self.plugins.current();
+        let listing = |provider: &&Arc<Provider>| provider.generation.manifest.offers_operation("models");
+        let mut asked = tokio::task::JoinSet::new();
+        for provider in snapshot.providers.values().filter(listing) {
+            asked.spawn(listed(Arc::clone(&self.upstream), Arc::clone(provider)));
+        }
+        let mut changed = false;
+        while let Some(result) = asked.join_next().await {
+            changed |= result.unwrap_or(false);
+        }
+        *last = Some(Instant::now());
+        if changed {
+            let gateway = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || gateway.rebuild_catalog()).await;
+        }
+    }
+}
+
+/// Asks a provider for its models; whether they changed.
+async fn listed(upstream: Arc<Upstream>, provider: Arc<Provider>) -> bool {
+    let call = Call {
+        operation: "models",
+        model: "".into(),
+        drops: "".into(),
+        requires_completion_tokens: false,
+        stream: false,
+        body: Bytes::new(),
+        include_usage: false,
+        keep_answer: false,
+        connect: DISCOVERY_LIMIT,
+    };
+    let run = async { Run::start(&upstream, &provider, &call, 0)?.whole().await };
+    let whole = match tokio::time::timeout(DISCOVERY_LIMIT, run).await {
+        Ok(Ok(whole)) => whole,
+        Ok(Err(fault)) => return unreachable_now(&provider, &provider.redact(&fault.message)),
+        Err(_) => return unreachable_now(&provider, "it did not answer in time"),
+    };
+    let models: Vec<Model> = match serde_json::from_slice(&whole.body) {
+        Ok(models) => models,
+        Err(error) => return unreachable_now(&provider, &error.to_string()),
+    };
+    provider.reachable.store(true, Ordering::Relaxed);
+    let changed = **provider.discovered.load() != models;
+    if changed {
+        tracing::info!(provider = %provider.name, models = models.len(), "models listed");
+        provider.discovered.store(Arc::new(models));
+    }
+    changed
+}
+
+/// Says once that a provider does not list its models; what it listed before stays.
+fn unreachable_now(provider: &Provider, why: &str) -> bool {
+    if provider.reachable.swap(false, Ordering::Relaxed) {
+        let (name, base_url) = (&provider.name, provider.base_url());
+        tracing::info!(provider = %name, base_url, why, "the provider is not running or not reachable");
+    }
+    false
+}
+
+/// A number that nobody can foresee well enough to matter: for back-off, seeds and ids, not for secrets.
+pub fn random() -> u64 {
+    static STATE: AtomicU64 = AtomicU64::new(0);
+    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let seed = *SEED.get_or_init(|| {
+        use std::hash::{BuildHasher, Hasher};
+        std::collections::hash_map::RandomState::new().build_hasher().finish()
+    });
+    // SplitMix64 (Steele, Lea, Flood 2014) over a counter: one atomic operation a number.
+    let mut z = STATE.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(seed);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

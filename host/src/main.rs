@@ -60,7 +60,10 @@ fn run() -> Result<(), Stop> {
         Command::ConfigShow => print(&config::show(&load(&args, environment)?)),
         Command::PluginInspect(path) => print(&cli::inspect(&path).map_err(Stop::failed)?),
         Command::PluginProbe(_) => Err(Stop::failed("probing plugins is not built yet")),
-        Command::Serve => serve(load(&args, environment)?),
+        Command::Serve => {
+            let loaded = load(&args, environment)?;
+            serve(loaded, Box::new(move || again(&args)))
+        }
     }
 }
 
@@ -107,7 +110,7 @@ fn variables() -> impl Iterator<Item = String> {
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
-fn serve(loaded: Loaded) -> Result<(), Stop> {
+fn serve(loaded: Loaded, reload: gateway::Reload) -> Result<(), Stop> {
     let Loaded { settings, warnings, .. } = loaded;
     config::create_data_dir(&settings.data_dir).map_err(Stop::failed)?;
     let _log = telemetry::init(settings.log);
@@ -118,8 +121,14 @@ fn serve(loaded: Loaded) -> Result<(), Stop> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Stop::failed(format!("no threads can be started: {error}")))?;
-    let outcome = runtime.block_on(gateway::run(settings));
+    let outcome = runtime.block_on(gateway::run(settings, reload));
     // What still runs was given its time to drain.
     runtime.shutdown_background();
     outcome.map_err(Stop::failed)
+}
+
+/// Reads the settings again for a reload.
+fn again(args: &ServerArgs) -> Result<config::Settings, String> {
+    let loaded = config::load(args, &|name| std::env::var(name).ok());
+    loaded.map(|loaded| loaded.settings).map_err(|problems| problems.render(false))
 }

@@ -1,1 +1,453 @@
-//! To be written.
+//! One run of a plugin for one attempt: its requests go to the upstream, the answers come back through
+//! it, or past it where the upstream speaks the caller's format already.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use provider_api::{
+    Fault, FaultKind, Usage,
+    exchange::{Begin, Exchange, Input},
+    openai,
+    request::Members,
+    sse,
+};
+use tokio::time::Instant;
+
+use crate::{
+    plugins::Provider,
+    upstream::{Origin, Request, Response, TransportError, Upstream},
+};
+
+pub mod deliver;
+pub mod ledger;
+mod outbox;
+
+use outbox::Outbox;
+
+/// Largest whole answer.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Largest error body that is read for its words.
+const MAX_ERROR_BYTES: usize = 1 << 20;
+
+/// Largest event of a stream, and most that may come without one's end.
+const MAX_EVENT_BYTES: usize = 8 << 20;
+
+/// What is asked of a provider; the same for each attempt.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// `chat`, `embeddings`, `models`.
+    pub operation: &'static str,
+    /// The upstream's id of the model.
+    pub model: Arc<str>,
+    /// Request fields that the model rejects, separated by spaces.
+    pub drops: Arc<str>,
+    /// Whether the model takes `max_completion_tokens` and refuses `max_tokens`.
+    pub requires_completion_tokens: bool,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// The canonical request.
+    pub body: Bytes,
+    /// Whether the caller wants the chunk with the usage.
+    pub include_usage: bool,
+    /// Whether the streamed answer is put together for a session.
+    pub keep_answer: bool,
+    /// For connecting.
+    pub connect: Duration,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Whole {
+    /// Its body.
+    pub body: Bytes,
+    /// Tokens.
+    pub usage: Usage,
+    /// Request fields that were left out because the model rejects them.
+    pub dropped: Vec<String>,
+}
+
+/// What comes next of a stream.
+#[derive(Debug)]
+pub enum Next {
+    /// Whole events; more will come.
+    More(Bytes),
+    /// The last events; behind them only the end mark.
+    Last(Bytes),
+}
+
+type Sending = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;
+
+/// One run of a plugin's state machine.
+pub struct Run {
+    upstream: Arc<Upstream>,
+    connect: Duration,
+    exchange: Exchange,
+    outbox: Outbox,
+    sending: Option<(u64, Sending)>,
+    answering: Option<(u64, Response)>,
+    timer: Option<(u64, Instant)>,
+    buffer: BytesMut,
+    /// How much of `buffer` was searched for the end of an event.
+    seen: usize,
+    /// Bytes that a plugin which frames for itself was given since the last line end.
+    unframed: usize,
+    failed: Option<Fault>,
+}
+
+impl Run {
+    /// Begins the exchange and takes its first step.
+    ///
+    /// # Errors
+    /// What the plugin says about the call.
+    pub fn start(
+        upstream: &Arc<Upstream>,
+        provider: &Arc<Provider>,
+        call: &Call,
+        attempt: u32,
+    ) -> Result<Self, Fault> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let requires = if call.requires_completion_tokens { "true" } else { "false" };
+        let begin = Begin {
+            operation: call.operation,
+            model: &call.model,
+            stream: call.stream,
+            attempt,
+            now_unix_ms,
+            seed: crate::gateway::random(),
+            body: &call.body,
+            attrs: &[("drops", &*call.drops), ("requires_completion_tokens", requires)],
+        };
+        let begun = provider.instance.begin(&begin);
+        let exchange = begun.inspect_err(|fault| count(provider, fault))?;
+        let mut run = Self {
+            upstream: Arc::clone(upstream),
+            connect: call.connect,
+            exchange,
+            outbox: Outbox::new(Arc::clone(provider), call),
+            sending: None,
+            answering: None,
+            timer: None,
+            buffer: BytesMut::new(),
+            seen: 0,
+            unframed: 0,
+            failed: None,
+        };
+        run.step(Input::Start)?;
+        Ok(run)
+    }
+
+    /// Runs to the whole answer. Dropping the future ends the upstream's work.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn whole(mut self) -> Result<Whole, Fault> {
+        while !self.outbox.finished {
+            if let Some((id, origin, request)) = self.outbox.requests.pop_front() {
+                match self.upstream.send(&origin, &request, self.connect).await {
+                    Ok(response) => self.whole_answer(id, response).await?,
+                    Err(error) => self.transport_failed(id, &error)?,
+                }
+            } else if !self.wait_for_timer().await? {
+                return Err(self.stuck());
+            }
+        }
+        let Outbox { answer, mut usage, dropped, .. } = self.outbox;
+        let body = answer.unwrap_or_default();
+        if usage == Usage::default()
+            && let Ok(members) = Members::parse(&body)
+        {
+            usage = members.value("usage").map(openai::usage).unwrap_or_default();
+        }
+        Ok(Whole { body, usage, dropped })
+    }
+
+    /// Reads an answer to its end and shows it to the plugin, unless it can pass.
+    async fn whole_answer(&mut self, id: u64, mut response: Response) -> Result<(), Fault> {
+        let failed = response.status >= 300;
+        let limit = if failed { MAX_ERROR_BYTES } else { MAX_ANSWER_BYTES };
+        let mut body = BytesMut::new();
+        if let Some(length) = response.remaining() {
+            body.reserve(usize::try_from(length).unwrap_or(usize::MAX).min(limit));
+        }
+        check_encoding(&response)?;
+        loop {
+            match response.read_body(&mut body).await {
+                Ok(true) if body.len() <= limit => {}
+                Ok(true) if failed => break,
+                Ok(true) => return Err(Fault::upstream("the upstream's answer is over 64 MiB")),
+                Ok(false) => break,
+                // The status says more than the missing end of its words.
+                Err(_) if failed => break,
+                Err(error) => return self.transport_failed(id, &error),
+            }
+        }
+        let body = body.freeze();
+        if !failed && id == 1 && self.outbox.passes_whole(&body) {
+            self.outbox.usage = checked_answer(self.outbox.operation, &body)?;
+            self.outbox.answer = Some(body);
+            self.outbox.finished = true;
+            return Ok(());
+        }
+        self.head(id, &response)?;
+        self.outbox.current = Some(body.clone());
+        self.step(Input::Body { id, data: &body })?;
+        self.step(Input::End { id })?;
+        self.outbox.current = None;
+        Ok(())
+    }
+
+    /// Runs until the first event that is not an error is there, or, behind an upstream's 200, until
+    /// `patience` is over. What is there is kept for [`Run::next`].
+    ///
+    /// # Errors
+    /// Why there is no stream; nothing was sent to the caller yet.
+    pub async fn opened(&mut self, patience: Duration) -> Result<(), Fault> {
+        while !self.outbox.ready && !self.outbox.finished && self.answering.is_none() {
+            self.advance().await?;
+        }
+        let first = async {
+            while !self.outbox.ready && !self.outbox.finished {
+                self.advance().await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(patience, first).await.unwrap_or(Ok(()))
+    }
+
+    /// Request fields that were left out so far because the model rejects them.
+    pub fn dropped(&self) -> &[String] {
+        &self.outbox.dropped
+    }
+
+    /// What comes next. Cancel-safe: what was begun goes on with the next call.
+    ///
+    /// # Errors
+    /// Why the stream breaks off; everything before was handed out.
+    pub async fn next(&mut self) -> Result<Next, Fault> {
+        loop {
+            if self.outbox.finished {
+                return Ok(Next::Last(self.outbox.take()));
+            }
+            if !self.outbox.out.is_empty() {
+                return Ok(Next::More(self.outbox.take()));
+            }
+            if let Some(fault) = self.failed.take() {
+                return Err(fault);
+            }
+            if let Err(fault) = self.advance().await {
+                self.failed = Some(fault);
+            }
+        }
+    }
+
+    /// Takes one step: sends what was asked for, reads once, or waits for a timer.
+    async fn advance(&mut self) -> Result<(), Fault> {
+        if self.answering.is_some() {
+            return self.read().await;
+        }
+        if let Some((id, sending)) = &mut self.sending {
+            let (id, sent) = (*id, sending.await);
+            self.sending = None;
+            return match sent {
+                Ok(response) => self.stream_answer(id, response).await,
+                Err(error) => self.transport_failed(id, &error),
+            };
+        }
+        if let Some((id, origin, request)) = self.outbox.requests.pop_front() {
+            let (upstream, connect) = (Arc::clone(&self.upstream), self.connect);
+            self.sending = Some((id, Box::pin(send(upstream, origin, request, connect))));
+            return Ok(());
+        }
+        if self.wait_for_timer().await? { Ok(()) } else { Err(self.stuck()) }
+    }
+
+    /// The head of an answer: the caller's stream is read piece by piece, anything else as a whole.
+    async fn stream_answer(&mut self, id: u64, response: Response) -> Result<(), Fault> {
+        if id > 1 || response.status >= 300 {
+            return self.whole_answer(id, response).await;
+        }
+        check_encoding(&response)?;
+        let kind = response.header("content-type").unwrap_or("").to_ascii_lowercase();
+        self.outbox.framed = kind.is_empty() || kind.starts_with("text/event-stream");
+        if !self.outbox.framed && self.outbox.provider.passes_stream {
+            return Err(self.no_stream(id, response).await);
+        }
+        if !self.outbox.provider.passes_stream || !self.outbox.provider.wake.is_empty() {
+            self.head(id, &response)?;
+        }
+        self.answering = Some((id, response));
+        Ok(())
+    }
+
+    /// A whole body where a stream was due: an error, in the upstream's words if it has some.
+    async fn no_stream(&mut self, id: u64, response: Response) -> Fault {
+        let content = response.header("content-type").unwrap_or("").to_owned();
+        let passes = std::mem::replace(&mut self.outbox.whole_passes, false);
+        let seen = self.whole_answer(id, response).await;
+        self.outbox.whole_passes = passes;
+        let body = self.outbox.answer.take().unwrap_or_default();
+        seen.err().or_else(|| openai::fault_in_answer(&body)).unwrap_or_else(|| {
+            Fault::upstream(format!("the upstream answered with {content:?} where a stream was due"))
+        })
+    }
+
+    /// Reads once from the upstream and handles all whole events that are there.
+    async fn read(&mut self) -> Result<(), Fault> {
+        let Some((id, response)) = &mut self.answering else { return Ok(()) };
+        let id = *id;
+        let read = response.read_body(&mut self.buffer).await;
+        match read {
+            Ok(true) if self.outbox.framed => self.events(id)?,
+            Ok(true) => self.unframed(id)?,
+            Ok(false) => {
+                self.answering = None;
+                return self.end(id);
+            }
+            Err(error) => {
+                self.answering = None;
+                return self.transport_failed(id, &error);
+            }
+        }
+        if self.buffer.len() > MAX_EVENT_BYTES || self.unframed > MAX_EVENT_BYTES {
+            return Err(Fault::upstream("the upstream sent an event that is over 8 MiB"));
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, id: u64) -> Result<(), Fault> {
+        while let Some(end) = sse::event_end(&self.buffer, self.seen) {
+            let event = self.buffer.split_to(end);
+            self.seen = 0;
+            if self.outbox.finished {
+                continue;
+            }
+            if !self.outbox.provider.passes_stream || self.outbox.wakes(&event) {
+                let event = event.freeze();
+                self.outbox.current = Some(event.clone());
+                self.step(Input::Body { id, data: &event })?;
+                self.outbox.current = None;
+            } else {
+                self.outbox.accept(event)?;
+            }
+        }
+        self.seen = self.buffer.len();
+        Ok(())
+    }
+
+    fn unframed(&mut self, id: u64) -> Result<(), Fault> {
+        let piece = self.buffer.split().freeze();
+        self.unframed = match memchr::memrchr(b'\n', &piece) {
+            Some(at) => piece.len() - at,
+            None => self.unframed + piece.len(),
+        };
+        self.step(Input::Body { id, data: &piece })
+    }
+
+    fn end(&mut self, id: u64) -> Result<(), Fault> {
+        if self.outbox.finished {
+            return Ok(());
+        }
+        if self.outbox.provider.passes_stream {
+            return Err(Fault::upstream("the upstream's stream ended before it was complete"));
+        }
+        if !self.buffer.trim_ascii().is_empty() {
+            let rest = self.buffer.split().freeze();
+            self.step(Input::Body { id, data: &rest })?;
+        }
+        self.step(Input::End { id })
+    }
+
+    fn head(&mut self, id: u64, response: &Response) -> Result<(), Fault> {
+        let headers: Vec<(&str, &[u8])> = response.headers().collect();
+        self.step(Input::Head { id, status: response.status, headers: &headers })
+    }
+
+    fn transport_failed(&mut self, id: u64, error: &TransportError) -> Result<(), Fault> {
+        self.step(Input::TransportError { id, text: &error.to_string() })
+    }
+
+    /// Waits for the timer that is due first; `false` if there is none.
+    async fn wait_for_timer(&mut self) -> Result<bool, Fault> {
+        if self.timer.is_none() {
+            let asked = self.outbox.timers.pop_front();
+            self.timer = asked.map(|(id, time)| (id, Instant::now() + time));
+        }
+        let Some((id, due)) = self.timer else { return Ok(false) };
+        tokio::time::sleep_until(due).await;
+        self.timer = None;
+        self.step(Input::Timer { id })?;
+        Ok(true)
+    }
+
+    fn step(&mut self, input: Input<'_>) -> Result<(), Fault> {
+        let began = std::time::Instant::now();
+        let stepped = self.exchange.step(input, &mut self.outbox);
+        let provider = &self.outbox.provider;
+        provider.steps.record(began.elapsed());
+        let stepped = stepped.inspect_err(|fault| count(provider, fault));
+        match self.outbox.refused.take() {
+            Some(fault) => Err(fault),
+            None => stepped,
+        }
+    }
+
+    fn stuck(&self) -> Fault {
+        let plugin = &self.outbox.provider.generation.id;
+        self.outbox.provider.count_fault();
+        Fault::new(FaultKind::INTERNAL, format!("plugin `{plugin}` neither answered nor asked for anything"))
+    }
+
+    /// Lets the upstream's connection be used again if its end comes at once.
+    async fn settle_connection(&mut self) {
+        let Some((_, response)) = &mut self.answering else { return };
+        let mut rest = BytesMut::new();
+        let drained = async { while rest.len() < 4096 && response.read_body(&mut rest).await == Ok(true) {} };
+        let _ = tokio::time::timeout(Duration::from_millis(5), drained).await;
+    }
+}
+
+async fn send(
+    upstream: Arc<Upstream>,
+    origin: Arc<Origin>,
+    request: Request,
+    connect: Duration,
+) -> Result<Response, TransportError> {
+    upstream.send(&origin, &request, connect).await
+}
+
+/// Faults that are the plugin's own rather than its upstream's.
+fn count(provider: &Provider, fault: &Fault) {
+    if matches!(fault.kind, FaultKind::PANIC | FaultKind::INTERNAL) {
+        provider.count_fault();
+    }
+}
+
+/// We ask for no coding and decode none.
+fn check_encoding(response: &Response) -> Result<(), Fault> {
+    match response.header("content-encoding").unwrap_or("identity").trim() {
+        "" | "identity" => Ok(()),
+        other => Err(Fault::upstream(format!("the upstream sent the content coding {other:?}, unasked"))),
+    }
+}
+
+/// Checks that a passing answer is what callers expect, and reads its usage.
+fn checked_answer(operation: &str, body: &[u8]) -> Result<Usage, Fault> {
+    let Ok(members) = Members::parse(body) else {
+        return Err(Fault::new(FaultKind::DECODE, "the upstream's answer is not a JSON object"));
+    };
+    if members.value("error").is_some() {
+        let fault = openai::fault_in_answer(body);
+        return Err(fault.unwrap_or_else(|| Fault::upstream("the upstream answered with an error")));
+    }
+    let expected = if operation == "embeddings" { "data" } else { "choices" };
+    if !members.value(expected).is_some_and(|value| value.starts_with('[')) {
+        let text = format!("the upstream's answer has no `{expected}`");
+        return Err(Fault::new(FaultKind::DECODE, text));
+    }
+    Ok(members.value("usage").map(openai::usage).unwrap_or_default())
+}
+
+/// Queues that one step may fill.
+type Queue<T> = VecDeque<T>;

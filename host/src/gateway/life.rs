@@ -1,0 +1,224 @@
+//! The life of the server: start, what it says then, reload, drain, end.
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Gateway;
+use crate::{
+    access::{Access, Door, Machine},
+    config::Settings,
+    files, listen, pipeline, telemetry, tls,
+};
+
+/// Between two looks at providers that list their models.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(15);
+
+/// How long the start waits for providers that list their models; they go on in the background.
+const DISCOVERY_AT_START: Duration = Duration::from_millis(300);
+
+/// Why the server does not start or stops early: one line for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+/// Reads the settings again; the text of an error is for the log.
+pub type Reload = Box<dyn Fn() -> Result<Settings, String> + Send + Sync>;
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// A port that is taken, a certificate that cannot be read, a data directory that cannot be used.
+pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError(error.to_string());
+    let _claim = match files::claim(&settings.data_dir) {
+        Ok(lock) => Some(lock),
+        Err(files::LockError::Io { source: error, .. }) => {
+            tracing::warn!(%error, "the data directory cannot be locked; nothing can be stored in it");
+            None
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    let sockets = listen::bind(&settings).map_err(|error| failed(&error))?;
+    let opened = tokio::task::spawn_blocking(move || {
+        let tls = tls::load(&settings)?;
+        Ok(Gateway::open(settings, tls))
+    });
+    let opened: Result<_, tls::TlsError> = opened.await.map_err(|error| failed(&error))?;
+    let gateway = opened.map_err(|error| failed(&error))?;
+    let first = tokio::spawn(looking(Arc::clone(&gateway)));
+    let _ = tokio::time::timeout(DISCOVERY_AT_START, gateway.discover(Duration::from_secs(1))).await;
+
+    let addresses = sockets.addresses();
+    announce(&gateway, &addresses);
+    let drain = CancellationToken::new();
+    let handler = {
+        let gateway = Arc::clone(&gateway);
+        move |peer, request| pipeline::answer(Arc::clone(&gateway), peer, request)
+    };
+    let shared = Arc::clone(&gateway.shared);
+    let serving = tokio::spawn(listen::serve(sockets, shared, handler, drain.clone()));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    watch_signals(&gateway, &reload, drain, serving).await;
+    first.abort();
+    let _ = std::fs::remove_file(gateway.settings.load().data_dir.join("run.json"));
+    Ok(())
+}
+
+/// Looks at the providers that list their models from time to time, and closes idle connections.
+async fn looking(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(DISCOVERY_PERIOD).await;
+        gateway.discover(Duration::from_secs(1)).await;
+        gateway.upstream.sweep();
+    }
+}
+
+async fn watch_signals(
+    gateway: &Arc<Gateway>,
+    reload: &Reload,
+    drain: CancellationToken,
+    mut serving: tokio::task::JoinHandle<()>,
+) {
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("signals cannot be received");
+        let _ = serving.await;
+        return;
+    };
+    let mut told = false;
+    loop {
+        tokio::select! {
+            // All branches are cancel-safe: a signal that is not taken now is taken in the next round.
+            _ = &mut serving => return,
+            () = received(&mut term, &mut int) => {
+                if std::mem::replace(&mut told, true) {
+                    tracing::warn!("told to stop a second time; stopping at once");
+                    return;
+                }
+                let requests = gateway.in_flight.count();
+                tracing::info!(requests, "stopping; a second signal stops at once");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                drain.cancel();
+            }
+            _ = hup.recv() => reload_all(gateway, reload).await,
+        }
+    }
+}
+
+async fn received(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Brings changed settings, certificates, plugins, models and memory into force; keeps what was where the
+/// new is wrong.
+async fn reload_all(gateway: &Arc<Gateway>, reload: &Reload) {
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
+    }
+    match reload() {
+        Ok(settings) => {
+            telemetry::set(settings.log);
+            let shared = &gateway.shared;
+            shared.access.store(Arc::new(Access::new(&settings.access, &Machine::here())));
+            shared.limits.store(Arc::new(settings.limits.clone()));
+            gateway.in_flight.set_max(settings.limits.max_in_flight);
+            gateway.breakers.set(settings.breaker);
+            gateway.settings.store(Arc::new(settings));
+        }
+        Err(why) => tracing::error!(%why, "the settings are wrong; the old ones stay in force"),
+    }
+    let blocking = Arc::clone(gateway);
+    let _ = tokio::task::spawn_blocking(move || {
+        let settings = blocking.settings.load();
+        match tls::load(&settings) {
+            Ok(tls) => blocking.shared.tls.store(tls),
+            Err(error) => tracing::error!(%error, "the certificate is wrong; the old one stays in force"),
+        }
+        blocking.plugins.reload(&settings);
+        blocking.rebuild_catalog();
+    })
+    .await;
+    gateway.memory.reload().await;
+    gateway.discover(Duration::ZERO).await;
+    tracing::info!(models = gateway.catalog.load().entries().len(), "reloaded");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Says what was found, and writes the addresses to `run.json`.
+fn announce(gateway: &Gateway, addresses: &[(Door, std::net::SocketAddr)]) {
+    let settings = gateway.settings.load();
+    let of = |door: Door| addresses.iter().filter(move |(d, _)| *d == door).map(|(_, at)| at.to_string());
+    let (http, https): (Vec<_>, Vec<_>) = (of(Door::Http).collect(), of(Door::Https).collect());
+    let run = json!({"pid": std::process::id(), "http": http, "https": https});
+    if let Err(error) = files::replace(&settings.data_dir.join("run.json"), run.to_string().as_bytes()) {
+        tracing::warn!(%error, "run.json cannot be written; commands that look for the server won't find it");
+    }
+    if settings.log.json || settings.log.quiet {
+        let models = gateway.catalog.load().entries().len();
+        tracing::info!(http = http.join(" "), https = https.join(" "), models, "sigoREST is ready");
+        return;
+    }
+    eprintln!("{}", start_message(gateway, &http, &https));
+}
+
+fn start_message(gateway: &Gateway, http: &[String], https: &[String]) -> String {
+    let settings = gateway.settings.load();
+    let snapshot = gateway.plugins.current();
+    let catalog = gateway.catalog.load();
+    let mut text = format!("\nsigoREST {} is ready\n", env!("CARGO_PKG_VERSION"));
+    let list = |name: &str, at: &[String]| at.iter().map(|at| format!("  {name}://{at}")).collect::<String>();
+    let _ = writeln!(text, "  addresses {}{}", list("http", http), list("https", https));
+    let _ = writeln!(text, "  data       {}", settings.data_dir.display());
+    for (name, provider) in &snapshot.providers {
+        let source = provider.source();
+        let offered: Vec<&str> = catalog
+            .entries()
+            .iter()
+            .filter(|entry| entry.provider == *name)
+            .map(|entry| &*entry.name)
+            .collect();
+        let mut shown = offered.iter().take(6).copied().collect::<Vec<_>>().join(", ");
+        if offered.len() > 6 {
+            shown.push_str(", …");
+        }
+        let hidden = source.models.len().saturating_sub(offered.len());
+        let missing = match &source.key {
+            crate::catalog::Key::Missing { env } => format!("  (no key: set {env})"),
+            _ if source.models.is_empty() => {
+                format!("  (not reachable at {}: start it, or set its address)", provider.base_url())
+            }
+            _ => String::new(),
+        };
+        let version = &provider.generation.manifest.version;
+        let _ = writeln!(
+            text,
+            "  plugin     {name} {version}: {} models, {} offered, {hidden} hidden{missing}  {shown}",
+            source.models.len(),
+            offered.len(),
+        );
+    }
+    for refused in &snapshot.refused {
+        let _ = writeln!(text, "  refused    {}: {}", refused.file.display(), refused.refused);
+    }
+    if snapshot.providers.is_empty() {
+        let dirs: Vec<_> = settings.plugin_dirs.iter().map(|dir| dir.display().to_string()).collect();
+        let _ = writeln!(text, "  plugins    none found; put .so files into {}", dirs.join(" or "));
+    }
+    let ready = |entry: &&Arc<crate::catalog::Entry>| entry.key.is_ready();
+    let first = catalog.find("echo").or_else(|| catalog.entries().iter().find(ready));
+    if let (Some(at), Some(entry)) = (http.first(), first) {
+        let _ = writeln!(
+            text,
+            "\n  try it:\n  curl http://{at}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
+            entry.name
+        );
+    }
+    text
+}

@@ -1,0 +1,347 @@
+//! A provider: an instance of a plugin with its settings, its address and its key.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use memchr::memmem::Finder;
+use provider_api::{
+    Fault, FaultKind,
+    exchange::{Asked, BodyPart, Instance},
+    loader::Refused,
+    model::{Auth, Model, Offer},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Generation, keys, steps::Steps};
+use crate::{
+    catalog::{Key, Source},
+    config::{self, Settings},
+    upstream::{Origin, Request},
+};
+
+/// Headers that belong to the connection or to the host.
+const HOST_HEADERS: [&str; 12] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "accept-encoding",
+    "proxy-authorization",
+    "user-agent",
+];
+
+/// A configured instance of a plugin.
+pub struct Provider {
+    /// Its name; also the prefix of its models' full names.
+    pub name: Arc<str>,
+    /// The plugin's version that it runs on.
+    pub generation: Arc<Generation>,
+    /// The plugin's own object.
+    pub instance: Instance,
+    /// Whether whole answers are in OpenAI's format already.
+    pub passes_response: bool,
+    /// Whether streams are in OpenAI's format already.
+    pub passes_stream: bool,
+    /// Whether usage must be asked for in streams.
+    pub asks_usage: bool,
+    /// What makes an event of a passing stream go through the plugin.
+    pub wake: Vec<Finder<'static>>,
+    /// What the provider listed when it was asked last.
+    pub discovered: ArcSwap<Vec<Model>>,
+    /// Whether it answered when it was asked for its models last.
+    pub reachable: AtomicBool,
+    /// Faults of the plugin itself since it was loaded.
+    pub faults: AtomicU64,
+    /// How long its steps took.
+    pub steps: Steps,
+    base_url: String,
+    base: Arc<Origin>,
+    egress: HashSet<Origin>,
+    auth: Option<Auth>,
+    auth_origins: HashSet<Origin>,
+    key: Option<SecretString>,
+    key_variable: String,
+    offer: Offer,
+}
+
+impl Provider {
+    /// Makes an instance with the settings in force.
+    ///
+    /// # Errors
+    /// A base URL that is none, or what the plugin says about its settings.
+    pub fn create(
+        name: &Arc<str>,
+        generation: &Arc<Generation>,
+        settings: &Settings,
+        before: Option<&Arc<Self>>,
+    ) -> Result<Self, Refused> {
+        let manifest = &generation.manifest;
+        let section = settings.providers.get(&**name).cloned().unwrap_or_default();
+        let base_url = base_url(name, section.base_url.as_deref(), generation);
+        let wrong = |what: &str| Refused::new("bad_config", format!("provider `{name}`: {what}"));
+        // A provider that sends no requests has no address.
+        let address = if base_url.is_empty() { "http://localhost" } else { base_url.as_str() };
+        let (base, _) = Origin::split(address)
+            .ok_or_else(|| wrong("its base URL is not an absolute http or https URL without credentials"))?;
+        let mut config = section.settings.clone();
+        config.insert("base_url".into(), base_url.clone().into());
+        let config = serde_json::to_vec(&config).unwrap_or_default();
+        let log_name = Arc::clone(name);
+        let log = Box::new(move |level: u32, text: &str| match level {
+            1 => tracing::error!(provider = %log_name, text, "plugin says"),
+            2 => tracing::warn!(provider = %log_name, text, "plugin says"),
+            _ => tracing::debug!(provider = %log_name, text, "plugin says"),
+        });
+        let instance = generation.module.create(&config, log).map_err(|fault| wrong(&fault.message))?;
+        let auth = manifest.auth.clone().filter(|auth| auth.kind != "none" && !auth.kind.is_empty());
+        let variables = auth.as_ref().map(|auth| auth.env.clone()).unwrap_or_default();
+        let origins = |list: &[String]| list.iter().filter_map(|url| Some(Origin::split(url)?.0)).collect();
+        let own_variable = format!("{}_API_KEY", keys::variable_prefix(name));
+        Ok(Self {
+            name: Arc::clone(name),
+            generation: Arc::clone(generation),
+            instance,
+            passes_response: manifest.dialect.response == "openai",
+            passes_stream: manifest.dialect.stream == "openai",
+            asks_usage: manifest.stream.usage == "option",
+            wake: manifest.stream.wake.iter().map(|text| Finder::new(text.as_bytes()).into_owned()).collect(),
+            discovered: ArcSwap::new(before.map(|kept| kept.discovered.load_full()).unwrap_or_default()),
+            reachable: AtomicBool::new(true),
+            faults: AtomicU64::new(0),
+            steps: Steps::default(),
+            base_url,
+            base: Arc::new(base),
+            egress: origins(&manifest.egress),
+            auth_origins: auth.as_ref().map(|auth| origins(&auth.origins)).unwrap_or_default(),
+            key: auth.as_ref().and_then(|_| keys::find(name, &section, &variables)),
+            key_variable: section.key_env.or(variables.into_iter().next()).unwrap_or(own_variable),
+            auth,
+            offer: section.offer.unwrap_or(manifest.offer),
+        })
+    }
+
+    /// Its models for the catalog.
+    pub fn source(&self) -> Source {
+        let mut models = self.generation.manifest.models.clone();
+        crate::catalog::merge_found(&mut models, self.discovered.load().to_vec());
+        let key = match &self.auth {
+            None => Key::NotNeeded,
+            Some(_) if self.key.is_some() => Key::Set { env: self.key_variable.as_str().into() },
+            Some(auth) if auth.optional => Key::NotNeeded,
+            Some(_) => Key::Missing { env: self.key_variable.as_str().into() },
+        };
+        let plugin = Arc::clone(&self.generation.id);
+        let base_urls = vec![self.generation.manifest.base_url.clone(), self.base_url.clone()];
+        Source { provider: Arc::clone(&self.name), plugin, offer: self.offer, key, base_urls, models }
+    }
+
+    /// The variable that its key is read from, for people.
+    pub fn key_variable(&self) -> &str {
+        &self.key_variable
+    }
+
+    /// The base URL in force.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// Faults of the plugin itself so far.
+    pub fn fault_count(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// Counts a fault of the plugin itself.
+    pub fn count_fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Turns what the plugin asks for into bytes for the socket: checks where it goes and what it holds,
+    /// and puts the key in.
+    ///
+    /// # Errors
+    /// A URL outside the provider's origins, a header that is not the plugin's to set, a missing key.
+    pub fn prepare(&self, asked: &Asked<'_>, call_body: &Bytes) -> Result<(Arc<Origin>, Request), Fault> {
+        let refuse = |what: String| {
+            Fault::new(FaultKind::INTERNAL, format!("plugin `{}` asked for {what}", self.generation.id))
+        };
+        let (origin, path) = self.target(asked.url).map_err(refuse)?;
+        let body = body_pieces(asked, call_body).ok_or_else(|| refuse("a body that is not there".into()))?;
+        let mut head = Vec::with_capacity(512);
+        let method = asked.method;
+        if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Err(refuse("a request without a method".into()));
+        }
+        head.extend_from_slice(method.as_bytes());
+        head.push(b' ');
+        if !path.starts_with('/') {
+            head.push(b'/');
+        }
+        head.extend_from_slice(path.as_bytes());
+        self.key_in_query(&origin, path, &mut head)?;
+        head.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+        head.extend_from_slice(origin.authority().as_bytes());
+        head.extend_from_slice(
+            concat!("\r\nuser-agent: sigoREST/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
+        );
+        for (name, value) in asked.headers() {
+            if !header_is_fine(name, value) || self.is_key_header(name) {
+                return Err(refuse(format!("the header {name:?}, which it may not set")));
+            }
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value);
+            head.extend_from_slice(b"\r\n");
+        }
+        self.key_in_header(&origin, &mut head)?;
+        let length: usize = body.iter().map(Bytes::len).sum();
+        if length > 0 || matches!(method, "POST" | "PUT" | "PATCH") {
+            head.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        Ok((origin, Request { head: head.into(), body }))
+    }
+
+    /// A text from an upstream without what no caller may see: our key and address, what looks like a
+    /// key, an address or an account, control characters; at most 2,000 characters.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        if let Some(key) = &self.key {
+            text = text.replace(key.expose_secret(), "***");
+        }
+        if !self.base_url.is_empty() {
+            text =
+                text.replace(&self.base_url, "the provider").replace(&self.base.authority(), "the provider");
+        }
+        let shown = provider_api::error::public_text(&text);
+        shown.chars().filter(|c| !c.is_control() || *c == '\n').take(2000).collect()
+    }
+
+    fn target<'u>(&self, url: &'u str) -> Result<(Arc<Origin>, &'u str), String> {
+        let (origin, path) = Origin::split(url).ok_or("a URL that is not absolute http or https")?;
+        if origin == *self.base {
+            return Ok((Arc::clone(&self.base), path));
+        }
+        if self.egress.contains(&origin) && (origin.secure || origin.is_loopback()) {
+            return Ok((Arc::new(origin), path));
+        }
+        Err(format!("the address {}, which its manifest does not name in `egress`", origin.authority()))
+    }
+
+    fn is_key_header(&self, name: &str) -> bool {
+        let own = self.auth.as_ref().filter(|auth| auth.kind == "header");
+        name.eq_ignore_ascii_case("authorization")
+            || own.is_some_and(|auth| auth.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The key, if this origin gets it.
+    fn key_for(&self, origin: &Origin) -> Result<Option<(&Auth, &str)>, Fault> {
+        let Some(auth) = &self.auth else { return Ok(None) };
+        if *origin != *self.base && !self.auth_origins.contains(origin) {
+            return Ok(None);
+        }
+        match &self.key {
+            Some(key) => Ok(Some((auth, key.expose_secret()))),
+            None if auth.optional => Ok(None),
+            None => Err(Fault::new(
+                FaultKind::AUTH,
+                format!("the key for provider `{}` is missing; set {}", self.name, self.key_variable),
+            )),
+        }
+    }
+
+    fn key_in_header(&self, origin: &Origin, head: &mut Vec<u8>) -> Result<(), Fault> {
+        match self.key_for(origin)? {
+            Some((auth, key)) if auth.kind == "bearer" => {
+                head.extend_from_slice(b"authorization: Bearer ");
+                head.extend_from_slice(key.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            Some((auth, key)) if auth.kind == "header" => {
+                head.extend_from_slice(auth.name.as_bytes());
+                head.extend_from_slice(b": ");
+                head.extend_from_slice(key.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn key_in_query(&self, origin: &Origin, path: &str, head: &mut Vec<u8>) -> Result<(), Fault> {
+        if let Some((auth, key)) = self.key_for(origin)?.filter(|(auth, _)| auth.kind == "query") {
+            head.push(if path.contains('?') { b'&' } else { b'?' });
+            head.extend_from_slice(auth.name.as_bytes());
+            head.push(b'=');
+            for byte in key.bytes() {
+                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    head.push(byte);
+                } else {
+                    head.extend_from_slice(format!("%{byte:02X}").as_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn header_is_fine(name: &str, value: &[u8]) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&byte);
+    !name.is_empty()
+        && name.bytes().all(token)
+        && value.iter().all(|byte| *byte == b'\t' || (*byte >= 0x20 && *byte != 0x7f))
+        && !HOST_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+fn body_pieces(asked: &Asked<'_>, call_body: &Bytes) -> Option<Vec<Bytes>> {
+    asked
+        .body()
+        .map(|part| match part? {
+            BodyPart::Literal(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            BodyPart::CallBody { offset, len } => {
+                let start = usize::try_from(offset).ok()?;
+                let end = start.checked_add(usize::try_from(len).ok()?)?;
+                (end <= call_body.len()).then(|| call_body.slice(start..end))
+            }
+        })
+        .collect()
+}
+
+/// The section's, which the environment's may stand in for, else the manifest's own.
+fn base_url(name: &str, section: Option<&str>, generation: &Generation) -> String {
+    let environment = || config::base_url(name, &|name| std::env::var(name).ok()).ok().flatten();
+    let url = section.map(str::to_owned).or_else(|| environment().map(|(url, _)| url));
+    let url = url.unwrap_or_else(|| generation.manifest.base_url.clone());
+    url.trim().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_that_split_a_request_or_are_the_hosts_are_refused() {
+        for (name, value) in [
+            ("x", &b"a\r\nb: c"[..]),
+            ("x", b"a\0"),
+            ("x y", b"a"),
+            ("", b"a"),
+            ("Host", b"evil"),
+            ("transfer-encoding", b"chunked"),
+        ] {
+            assert!(!header_is_fine(name, value), "{name}");
+        }
+        assert!(header_is_fine("anthropic-version", b"2023-06-01"));
+    }
+}

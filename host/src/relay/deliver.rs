@@ -1,0 +1,124 @@
+//! Sending a stream to its caller: events as they are ready, heartbeats in silence, an error event if it
+//! breaks off, and the one entry in the books whatever happens.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use provider_api::{Fault, FaultKind};
+
+use super::{Next, Run, ledger::Ledger};
+use crate::{
+    body::{Body, Yielder},
+    breaker::Breaker,
+    dialect::events::{DONE, HEARTBEAT},
+    error::Error,
+    limits::Permit,
+    session::{Key, Sessions},
+};
+
+/// What a stream in flight holds on to.
+pub struct Delivery {
+    /// The run, past its first event.
+    pub run: Run,
+    /// The entry in the books; closed when this is dropped at the latest.
+    pub ledger: Ledger,
+    /// The place among the requests in flight.
+    pub permit: Permit,
+    /// Where a failure of the upstream is counted.
+    pub breaker: Arc<Breaker>,
+    /// Longest silence of the upstream.
+    pub idle: Duration,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// Where the conversation is stored.
+    pub session: Option<Storing>,
+}
+
+/// Where and what to store when the answer is complete.
+pub struct Storing {
+    /// All sessions.
+    pub sessions: Sessions,
+    /// This one.
+    pub key: Key,
+    /// The request's new messages.
+    pub messages: Vec<Bytes>,
+}
+
+impl Storing {
+    /// Stores the request's messages with the answer; what cannot be stored is logged.
+    pub async fn store(mut self, answer: Option<Bytes>) {
+        let Some(answer) = answer else { return };
+        self.messages.push(answer);
+        if let Err(error) = self.sessions.append(&self.key, self.messages).await {
+            tracing::error!(why = %error.message, "the session was not stored");
+        }
+    }
+}
+
+impl Delivery {
+    /// The body that sends it.
+    pub fn body(self) -> Body {
+        Body::stream(move |out| self.send(out))
+    }
+
+    async fn send(mut self, mut out: Yielder) -> io::Result<()> {
+        let fault = loop {
+            match self.next(&mut out).await {
+                Ok(Next::More(piece)) => out.send(piece).await,
+                Ok(Next::Last(piece)) => {
+                    self.finish(&mut out, piece).await;
+                    return Ok(());
+                }
+                Err(fault) => break fault,
+            }
+        };
+        self.ledger.usage(self.run.outbox.usage, self.run.outbox.chunks);
+        self.breaker.report_failure();
+        let provider = &self.run.outbox.provider;
+        let error = Error::from_fault(&fault, provider);
+        tracing::warn!(id = %self.ledger.id(), provider = %provider.name, why = %fault.message, "a stream broke off");
+        self.ledger.fail(error.code.clone());
+        out.send(Bytes::from(format!("data: {}\n\n", error.json()))).await;
+        Ok(())
+    }
+
+    /// Waits for what comes next with heartbeats, as long as the upstream may be silent.
+    async fn next(&mut self, out: &mut Yielder) -> Result<Next, Fault> {
+        let (idle, heartbeat) = (self.idle, self.heartbeat.max(Duration::from_millis(1)));
+        let mut silent = Duration::ZERO;
+        loop {
+            let wait = heartbeat.min(idle.saturating_sub(silent));
+            if let Ok(next) = tokio::time::timeout(wait, self.run.next()).await {
+                return next;
+            }
+            silent += wait;
+            if silent >= idle {
+                let text = format!("the upstream was silent for {} s", idle.as_secs());
+                return Err(Fault::new(FaultKind::TIMEOUT, text));
+            }
+            out.send(Bytes::from_static(HEARTBEAT)).await;
+        }
+    }
+
+    async fn finish(&mut self, out: &mut Yielder, piece: Bytes) {
+        self.ledger.usage(self.run.outbox.usage, self.run.outbox.chunks);
+        // Stored before the end mark: the caller's next request must find it.
+        if let Some(storing) = self.session.take() {
+            let answer = self.run.outbox.assembly.take().and_then(|assembly| assembly.message());
+            storing.store(answer).await;
+        }
+        self.ledger.complete();
+        let mut last = BytesMut::with_capacity(piece.len() + DONE.len());
+        last.extend_from_slice(&piece);
+        last.extend_from_slice(DONE);
+        out.send(last.freeze()).await;
+        self.run.settle_connection().await;
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        // The caller left, unless the books are closed already.
+        self.ledger.usage(self.run.outbox.usage, self.run.outbox.chunks);
+    }
+}
