@@ -1,7 +1,7 @@
 //! Builds the catalog: which models are offered, and who is called what.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::SystemTime,
 };
@@ -29,110 +29,126 @@ pub(super) fn build_on(
     today: &str,
 ) -> (Catalog, Vec<Warning>) {
     let (known, mut warnings) = choose(sources, list, owners);
-    let mut naming = Naming { owners: owners.clone(), ..Naming::default() };
-    naming.settle(&known);
-    warnings.append(&mut naming.warnings);
+    let mut naming = Naming::new(&known, owners);
+    naming.settle();
+    let Naming { owners: settled, mut spellings, names, warnings: remarks, .. } = naming;
+    warnings.extend(remarks);
     warnings.extend(wrong_pins(owners, &known));
     warnings.extend(retired(&known, today));
     let unlisted = unlisted(&known);
 
-    let mut places: Vec<usize> = (0..known.len()).filter(|place| known[*place].offered).collect();
-    let name = |place: usize| naming.names.get(&place).cloned().unwrap_or_else(|| known[place].target());
-    places.sort_by_cached_key(|place| (Arc::clone(&known[*place].source.provider), name(*place)));
-    let mut moved = vec![usize::MAX; known.len()];
-    let entries: Vec<Arc<Entry>> = places
-        .iter()
+    let mut entries: Vec<(usize, Arc<Entry>)> = known
+        .into_iter()
+        .zip(names)
         .enumerate()
-        .map(|(to, &from)| {
-            moved[from] = to;
-            Arc::new(entry(&known[from], name(from)))
-        })
+        .filter(|(_, (known, _))| known.offered)
+        .map(|(place, (known, name))| (place, Arc::new(entry(known, name))))
         .collect();
-    let spellings: HashMap<Box<str>, usize> =
-        naming.spellings.into_iter().map(|(spelling, place)| (spelling.into(), moved[place])).collect();
-    let mut folded = HashMap::new();
+    entries.sort_by(|(_, a), (_, b)| (&a.provider, &a.name).cmp(&(&b.provider, &b.name)));
+    let moved: HashMap<usize, usize> =
+        entries.iter().enumerate().map(|(to, (from, _))| (*from, to)).collect();
+    // Only what is offered has a spelling.
+    spellings.values_mut().for_each(|place| *place = moved.get(place).copied().unwrap_or(usize::MAX));
+    let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+    let folded = folded(&spellings);
+    (Catalog { entries, spellings, folded, unlisted, owners: settled }, warnings)
+}
+
+/// The spellings with capitals, in lower case.
+fn folded(spellings: &HashMap<Box<str>, usize>) -> HashMap<Box<str>, usize> {
+    let has_capitals = |text: &str| text.chars().any(char::is_uppercase);
     let mut capitals: Vec<_> = spellings.iter().filter(|(spelling, _)| has_capitals(spelling)).collect();
     // Where two differ in capitals only, always the same one answers to a third spelling.
     capitals.sort();
+    let mut folded = HashMap::with_capacity(capitals.len());
     for (spelling, entry) in capitals {
         folded.entry(spelling.to_lowercase().into()).or_insert(*entry);
     }
-    (Catalog { entries, spellings, folded, unlisted, owners: naming.owners }, warnings)
-}
-
-fn has_capitals(text: &str) -> bool {
-    text.chars().any(char::is_uppercase)
+    folded
 }
 
 /// Gives names to models.
-#[derive(Default)]
-struct Naming {
+struct Naming<'a> {
+    known: &'a [Known<'a>],
     owners: Owners,
     /// Every spelling and the place of the model that it means.
-    spellings: HashMap<String, usize>,
-    /// What each model is called.
-    names: HashMap<usize, String>,
+    spellings: HashMap<Box<str>, usize>,
+    /// What each model is called; `None`: its target.
+    names: Vec<Option<Arc<str>>>,
     warnings: Vec<Warning>,
 }
 
-impl Naming {
-    fn settle(&mut self, known: &[Known<'_>]) {
-        let offered = || known.iter().enumerate().filter(|(_, known)| known.offered);
-        // First what is always theirs: nobody else's name may hide a `provider/id`.
-        for (place, known) in offered() {
-            self.spellings.entry(known.target()).or_insert(place);
-        }
-        let mut shortcodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (place, known) in offered().filter(|(_, known)| !known.model.shortcode.is_empty()) {
-            shortcodes.entry(&known.model.shortcode).or_default().push(place);
-        }
-        for (shortcode, places) in shortcodes {
-            self.give(shortcode, &places, known);
-        }
-        for (place, known) in offered().filter(|(_, known)| !known.model.shortcode.is_empty()) {
-            let spelling = format!("{}/{}", known.source.provider, known.model.shortcode);
-            self.spellings.entry(spelling).or_insert(place);
-        }
-        let mut ids: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (place, known) in offered() {
-            ids.entry(&known.model.id).or_default().push(place);
-        }
-        for (id, places) in ids {
-            self.give(id, &places, known);
+impl<'a> Naming<'a> {
+    fn new(known: &'a [Known<'a>], owners: &Owners) -> Self {
+        let offered = known.iter().filter(|known| known.offered).count();
+        Self {
+            known,
+            owners: owners.clone(),
+            // Shortcode and id, each alone and behind the provider.
+            spellings: HashMap::with_capacity(offered * 4),
+            names: vec![None; known.len()],
+            warnings: Vec::new(),
         }
     }
 
-    /// Lets one of these models have a name, if it is still free.
-    fn give(&mut self, name: &str, places: &[usize], known: &[Known<'_>]) {
-        if let hash_map::Entry::Occupied(taken) = self.spellings.entry(name.to_owned()) {
+    fn settle(&mut self) {
+        let offered: Vec<(usize, &Known<'_>)> =
+            self.known.iter().enumerate().filter(|(_, known)| known.offered).collect();
+        let coded = || offered.iter().copied().filter(|(_, known)| !known.model.shortcode.is_empty());
+        // First what is always theirs: nobody else's name may hide a `provider/id`.
+        for (place, known) in &offered {
+            self.spellings.entry(known.target().into()).or_insert(*place);
+        }
+        self.give_all(coded().map(|(place, known)| (known.model.shortcode.as_str(), place)).collect());
+        for (place, known) in coded() {
+            let spelling = [&known.source.provider, "/", &*known.model.shortcode].concat();
+            self.spellings.entry(spelling.into()).or_insert(place);
+        }
+        self.give_all(offered.iter().map(|(place, known)| (known.model.id.as_str(), *place)).collect());
+    }
+
+    /// Gives each of these names to one of the models that claim it.
+    fn give_all(&mut self, mut claims: Vec<(&str, usize)>) {
+        claims.sort_unstable();
+        for claims in claims.chunk_by(|a, b| a.0 == b.0) {
+            self.give(claims[0].0, claims);
+        }
+    }
+
+    fn give(&mut self, name: &str, claims: &[(&str, usize)]) {
+        if let Some(&place) = self.spellings.get(name) {
             // A model whose id is another's shortcode keeps its `provider/id`.
-            let place = *taken.get();
-            if places.contains(&place) {
-                self.names.entry(place).or_insert_with(|| name.to_owned());
+            if claims.iter().any(|claim| claim.1 == place) {
+                self.names[place].get_or_insert_with(|| name.into());
             }
             return;
         }
-        let claims: Vec<Claim<'_>> = places.iter().map(|place| known[*place].claim()).collect();
-        let decision = decide(name, &claims, &self.owners);
+        let known = self.known;
+        let asked: Vec<Claim<'_>> = claims.iter().map(|claim| known[claim.1].claim()).collect();
+        let decision = decide(name, &asked, &self.owners);
         self.warnings.extend(decision.remark.map(Warning::new));
-        let Some(winner) = decision.winner.map(|winner| places[winner]) else { return };
+        let Some(winner) = decision.winner.map(|winner| claims[winner].1) else { return };
         let target = known[winner].target();
-        self.warnings.extend(clash(name, &target, winner, places, known));
-        self.spellings.insert(name.to_owned(), winner);
-        self.names.entry(winner).or_insert_with(|| name.to_owned());
-        self.owners.recorded.insert(name.to_owned(), target);
+        if claims.len() > 1 {
+            self.warnings.extend(clash(name, winner, claims, known));
+        }
+        self.spellings.insert(name.into(), winner);
+        self.names[winner].get_or_insert_with(|| name.into());
+        if self.owners.recorded.get(name) != Some(&target) {
+            self.owners.recorded.insert(name.to_owned(), target);
+        }
     }
 }
 
 /// Says who lost a shortcode, and how to have it otherwise.
-fn clash(name: &str, target: &str, winner: usize, places: &[usize], known: &[Known<'_>]) -> Option<Warning> {
-    let claimed = known[winner].model.shortcode == name && !known[winner].written;
-    let losers: Vec<String> = places
-        .iter()
-        .filter(|place| **place != winner && claimed)
-        .map(|place| known[*place].target())
-        .filter(|loser| loser != target)
-        .collect();
+fn clash(name: &str, winner: usize, claims: &[(&str, usize)], known: &[Known<'_>]) -> Option<Warning> {
+    let won = &known[winner];
+    if won.model.shortcode != name || won.written {
+        return None;
+    }
+    let target = won.target();
+    let losers: Vec<String> =
+        claims.iter().map(|claim| known[claim.1].target()).filter(|loser| *loser != target).collect();
     if losers.is_empty() {
         return None;
     }
@@ -195,18 +211,19 @@ fn unlisted(known: &[Known<'_>]) -> BTreeMap<Box<str>, Arc<str>> {
     unlisted
 }
 
-fn entry(known: &Known<'_>, name: String) -> Entry {
+fn entry(known: Known<'_>, name: Option<Arc<str>>) -> Entry {
+    let target: Arc<str> = known.target().into();
     Entry {
-        name: name.into(),
+        name: name.unwrap_or_else(|| Arc::clone(&target)),
         provider: Arc::clone(&known.source.provider),
         plugin: Arc::clone(&known.source.plugin),
-        target: known.target().into(),
+        target,
         mode: known.model.mode,
         drops: known.model.drops.join(" ").into(),
         requires_completion_tokens: known.model.requires_completion_tokens.unwrap_or_default(),
         key: known.source.key.clone(),
-        endpoint: endpoint(known).into(),
-        model: known.model.clone(),
+        endpoint: endpoint(&known).into(),
+        model: known.model,
     }
 }
 

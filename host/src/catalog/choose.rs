@@ -1,6 +1,6 @@
 //! Applies models.csv to what the providers bring: which models are offered.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use provider_api::model::{Model, Offer};
 
@@ -20,25 +20,16 @@ pub(super) struct Known<'a> {
     pub(super) hidden: bool,
     /// Whether a row of the operator's table speaks of it, which also settles who owns its shortcode.
     pub(super) written: bool,
-    shortcode: String,
-    id: String,
 }
 
 impl<'a> Known<'a> {
     fn new(source: &'a Source, model: Model) -> Self {
-        Self {
-            source,
-            offered: source.offer == Offer::Always,
-            hidden: false,
-            written: false,
-            shortcode: model.shortcode.to_lowercase(),
-            id: model.id.to_lowercase(),
-            model,
-        }
+        let offered = source.offer == Offer::Always;
+        Self { source, model, offered, hidden: false, written: false }
     }
 
     pub(super) fn target(&self) -> String {
-        format!("{}/{}", self.source.provider, self.model.id)
+        [&self.source.provider, "/", &self.model.id].concat()
     }
 
     /// What it is called if nobody else claims that: its shortcode, or its id.
@@ -46,24 +37,29 @@ impl<'a> Known<'a> {
         if self.model.shortcode.is_empty() { &self.model.id } else { &self.model.shortcode }
     }
 
-    fn matches(&self, pattern: &str) -> bool {
-        if names::matches(pattern, &self.id)
-            || (!self.shortcode.is_empty() && names::matches(pattern, &self.shortcode))
-        {
-            return true;
-        }
-        let provider = self.source.provider.to_lowercase();
-        pattern.contains('/')
-            && (names::matches(pattern, &format!("{provider}/{}", self.id))
-                || names::matches(pattern, &format!("{provider}/{}", self.shortcode)))
-    }
-
     pub(super) fn claim(&self) -> Claim<'_> {
         Claim { provider: &self.source.provider, id: &self.model.id, written: self.written }
     }
+
+    fn matches(&self, pattern: &str) -> bool {
+        let (shortcode, id) = (lower(&self.model.shortcode), lower(&self.model.id));
+        if names::matches(pattern, &id) || (!shortcode.is_empty() && names::matches(pattern, &shortcode)) {
+            return true;
+        }
+        let provider = lower(&self.source.provider);
+        pattern.contains('/')
+            && (names::matches(pattern, &[&provider, "/", &*id].concat())
+                || names::matches(pattern, &[&provider, "/", &*shortcode].concat()))
+    }
 }
 
-/// Where names stand, in lower case.
+/// Lower case without a copy where it is that already, as nearly all names are.
+fn lower(name: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if name.bytes().all(plain) { Cow::Borrowed(name) } else { Cow::Owned(name.to_lowercase()) }
+}
+
+/// Where the names stand that the list asks for; all are in lower case. Catalogs are long, lists short.
 #[derive(Default)]
 struct Index {
     shortcodes: HashMap<String, Vec<usize>>,
@@ -72,20 +68,57 @@ struct Index {
 }
 
 impl Index {
-    fn add(&mut self, place: usize, known: &Known<'_>) {
-        let provider = known.source.provider.to_lowercase();
-        if !known.shortcode.is_empty() {
-            self.shortcodes.entry(known.shortcode.clone()).or_default().push(place);
-            self.targets.entry(format!("{provider}/{}", known.shortcode)).or_default().push(place);
+    /// Knows what to look for, and nothing yet about where it is.
+    fn wanting(list: &List) -> Self {
+        let mut index = Self::default();
+        for line in &list.lines {
+            match &line.choice {
+                Choice::Name(name) => index.want(name),
+                Choice::Row(row) => {
+                    index.want(&row.model.id);
+                    index.want(&row.model.shortcode);
+                }
+                Choice::Pattern(_) | Choice::Hide(_) => {}
+            }
         }
-        self.ids.entry(known.id.clone()).or_default().push(place);
-        if known.id != known.shortcode {
-            self.targets.entry(format!("{provider}/{}", known.id)).or_default().push(place);
+        index
+    }
+
+    fn want(&mut self, name: &str) {
+        let name = name.to_lowercase();
+        if name.contains('/') {
+            self.targets.entry(name.clone()).or_default();
+        }
+        self.ids.entry(name.clone()).or_default();
+        self.shortcodes.entry(name).or_default();
+    }
+
+    fn add(&mut self, place: usize, known: &Known<'_>) {
+        let (shortcode, id) = (lower(&known.model.shortcode), lower(&known.model.id));
+        let found = |names: &mut HashMap<String, Vec<usize>>, name: &str| {
+            if let Some(places) = names.get_mut(name) {
+                places.push(place);
+            }
+        };
+        if !shortcode.is_empty() {
+            found(&mut self.shortcodes, &shortcode);
+        }
+        found(&mut self.ids, &id);
+        if self.targets.is_empty() {
+            return;
+        }
+        let provider = lower(&known.source.provider);
+        found(&mut self.targets, &[&provider, "/", &*id].concat());
+        if !shortcode.is_empty() && shortcode != id {
+            found(&mut self.targets, &[&provider, "/", &*shortcode].concat());
         }
     }
 
     fn named(&self, name: &str) -> Option<&Vec<usize>> {
-        self.shortcodes.get(name).or_else(|| self.ids.get(name)).or_else(|| self.targets.get(name))
+        [&self.shortcodes, &self.ids, &self.targets]
+            .into_iter()
+            .filter_map(|names| names.get(name))
+            .find(|places| !places.is_empty())
     }
 }
 
@@ -95,7 +128,7 @@ pub(super) fn choose<'a>(
     list: &List,
     owners: &Owners,
 ) -> (Vec<Known<'a>>, Vec<Warning>) {
-    let mut models = Models::default();
+    let mut models = Models { index: Index::wanting(list), ..Models::default() };
     for (source, model) in
         sources.iter().flat_map(|source| source.models.iter().map(move |row| (source, row)))
     {
@@ -226,7 +259,7 @@ impl<'a> Models<'a> {
         let mut places: Vec<usize> = places.filter(here).copied().collect();
         places.sort_by_key(|place| {
             let known = &self.known[*place];
-            (known.model.id != row.model.id, known.shortcode != shortcode, known.written)
+            (known.model.id != row.model.id, lower(&known.model.shortcode) != shortcode, known.written)
         });
         places.first().copied()
     }
@@ -246,7 +279,6 @@ impl<'a> Models<'a> {
         overlay(&mut known.model, row.model.clone());
         known.offered = true;
         known.written = true;
-        known.shortcode = known.model.shortcode.to_lowercase();
     }
 
     fn unknown(&mut self, line: usize, name: &str) {
