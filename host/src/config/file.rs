@@ -10,7 +10,7 @@ use toml::{
 use super::{
     Environment, Place, Problem, Source,
     fields::{FIELDS, Field, SECTIONS},
-    load::Reading,
+    load::{Origin, Reading},
     places,
     problem::nearest,
     provider,
@@ -112,7 +112,7 @@ fn section(reading: &mut Reading, name: &str, value: &Spanned<DeValue<'_>>) {
 }
 
 fn one(reading: &mut Reading, field: &Field, value: &Spanned<DeValue<'_>>) {
-    let origin = reading.in_file(value.span());
+    let origin = Origin::File(value.span());
     reading.set(field, Input::Toml(value), origin);
 }
 
@@ -157,7 +157,11 @@ fn unknown(reading: &mut Reading, section: &str, key: &Spanned<std::borrow::Cow<
         "" => format!("unknown setting or section `{name}`"),
         section => format!("unknown setting `{name}` in [{section}]"),
     };
-    reading.problems.list.push(Problem { help, ..Problem::error(Place::File(key.span()), text) });
+    let problem = Problem::error(Place::File(key.span()), text);
+    reading.problems.list.push(match help {
+        Some(help) => problem.help(help),
+        None => problem,
+    });
 }
 
 /// `[models] NAME = "provider"`.
@@ -167,7 +171,7 @@ fn shortcodes(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
         let name = key.get_ref().as_ref();
         match value.get_ref().as_str().filter(|provider| !provider.trim().is_empty()) {
             Some(provider) => {
-                let origin = reading.in_file(value.span());
+                let origin = Origin::File(value.span());
                 reading.settings.models.insert(name.to_owned(), provider.trim().to_owned());
                 reading.origins.insert(format!("models.{name}"), origin);
             }

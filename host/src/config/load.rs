@@ -1,12 +1,12 @@
 //! Reads the settings from all places and keeps where each value came from.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     Environment, Place, Problem, Problems, Settings,
     fields::{FIELDS, Field},
     file, installed, places,
-    problem::nearest,
+    problem::{line_column, nearest},
     provider, schema,
     value::Input,
 };
@@ -17,35 +17,19 @@ use crate::cli::ServerArgs;
 pub enum Origin {
     /// Nobody set it.
     Default,
-    /// The configuration file.
-    File {
-        /// Counted from 1.
-        line: usize,
-        /// The value's bytes.
-        span: Range<usize>,
-    },
+    /// The configuration file, at these bytes.
+    File(Range<usize>),
     /// A variable of the environment.
     Variable(String),
     /// A flag.
     Flag(&'static str),
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { line, .. } => write!(f, "file, line {line}"),
-            Self::Variable(name) => write!(f, "environment {name}"),
-            Self::Flag(name) => write!(f, "flag {name}"),
-        }
-    }
-}
-
 impl Origin {
     pub(super) fn place(&self) -> Place {
         match self {
             Self::Default => Place::Whole,
-            Self::File { span, .. } => Place::File(span.clone()),
+            Self::File(span) => Place::File(span.clone()),
             Self::Variable(name) => Place::Variable(name.clone()),
             Self::Flag(name) => Place::Flag((*name).to_owned()),
         }
@@ -64,9 +48,17 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Where a setting's value came from.
-    pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or(&Origin::Default)
+    /// Where a setting's value came from, in words.
+    pub fn origin(&self, key: &str) -> String {
+        match self.origins.get(key) {
+            None | Some(Origin::Default) => "default".into(),
+            Some(Origin::Variable(name)) => format!("environment {name}"),
+            Some(Origin::Flag(name)) => format!("flag {name}"),
+            Some(Origin::File(span)) => {
+                let text = self.settings.source.as_ref().map_or("", |source| &source.text);
+                format!("file, line {}", line_column(text, span.start).0)
+            }
+        }
     }
 }
 
@@ -95,13 +87,6 @@ impl Reading {
                 }
             }
         }
-    }
-
-    /// The origin of a value at these bytes of the file.
-    pub(super) fn in_file(&self, span: Range<usize>) -> Origin {
-        let text = self.problems.source.as_ref().map_or("", |source| &source.text);
-        let line = text.get(..span.start).unwrap_or("").matches('\n').count() + 1;
-        Origin::File { line, span }
     }
 
     pub(super) fn error(&mut self, place: Place, text: impl Into<String>) {

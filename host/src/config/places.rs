@@ -71,7 +71,7 @@ pub(super) fn finish(reading: &mut Reading) {
     let mut found: Vec<PathBuf> = Vec::new();
     for path in std::mem::take(&mut reading.settings.plugin_dirs) {
         // What the file names starts at the data directory, what was typed where it was typed.
-        let path = if matches!(origin, Origin::File { .. }) { data_dir.join(path) } else { path };
+        let path = if matches!(origin, Origin::File(_)) { data_dir.join(path) } else { path };
         match path.canonicalize() {
             Ok(path) if path.is_dir() => {
                 if !found.contains(&path) {

@@ -11,6 +11,9 @@ use miette::{
     ThemeCharacters, ThemeStyles,
 };
 
+/// Nobody reads more mistakes than this at once.
+const MOST_SHOWN: usize = 100;
+
 /// A configuration file's name and text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
@@ -65,7 +68,7 @@ pub struct Problem {
 impl Problem {
     /// A mistake that stops the program.
     pub fn error(place: Place, text: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, place, text: text.into(), help: None }
+        Self { severity: Severity::Error, place, text: printable(&text.into()), help: None }
     }
 
     /// Something that the operator should see.
@@ -76,7 +79,7 @@ impl Problem {
     /// Adds what to do.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = Some(text.into());
+        self.help = Some(printable(&text.into()));
         self
     }
 }
@@ -147,7 +150,11 @@ impl Problems {
             styles: if colour { ThemeStyles::ansi() } else { ThemeStyles::none() },
         };
         let handler = GraphicalReportHandler::new_themed(theme).with_wrap_lines(false).with_context_lines(1);
-        for problem in &self.list {
+        let text = self
+            .source
+            .as_ref()
+            .map(|source| Arc::new(NamedSource::new(&source.name, hide_secrets(&source.text))));
+        for problem in self.list.iter().take(MOST_SHOWN) {
             let (Place::File(span), Some(source)) = (&problem.place, &self.source) else {
                 let kind = if problem.severity == Severity::Error { "" } else { "warning: " };
                 let help = problem.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
@@ -162,12 +169,18 @@ impl Problems {
                 .with_severity(severity)
                 .with_label(LabeledSpan::underline(visible(span, &source.text)));
             diagnostic.help.clone_from(&problem.help);
-            let text = NamedSource::new(&source.name, hide_secrets(&source.text));
-            let report = Report::new(diagnostic).with_source_code(text);
+            let report = Report::new(diagnostic);
+            let report = match &text {
+                Some(text) => report.with_source_code(Arc::clone(text)),
+                None => report,
+            };
             if handler.render_report(&mut out, report.as_ref()).is_err() {
                 let _ = write!(out, "{}{}", self.position(problem), problem.text);
             }
             out.push('\n');
+        }
+        if let Some(more @ 1..) = self.list.len().checked_sub(MOST_SHOWN) {
+            let _ = writeln!(out, "and {more} more");
         }
         out
     }
@@ -180,10 +193,23 @@ fn visible(span: &Range<usize>, text: &str) -> Range<usize> {
     start..span.end.min(line).max(start)
 }
 
-fn line_column(text: &str, at: usize) -> (usize, usize) {
+pub(super) fn line_column(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     (line, before.rsplit('\n').next().unwrap_or("").chars().count() + 1)
+}
+
+/// What stands in a file may not steer the terminal. Each byte becomes one.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => out.push(c),
+            c if c.is_control() => out.extend(std::iter::repeat_n('?', c.len_utf8())),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// The text with quoted values behind names such as `api_key` starred out, byte for byte, so that a key
@@ -194,7 +220,9 @@ fn hide_secrets(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         section |= line.trim_start().starts_with('[');
         let named = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
-        let secret = named.into_iter().any(|word| is_secret(word) && (section || word != "key"));
+        // Who mistakes `key_env` writes the key itself there.
+        let secret =
+            named.into_iter().any(|word| word == "key_env" || is_secret(word) && (section || word != "key"));
         match line.find('=').filter(|_| secret) {
             None => out.push_str(line),
             Some(at) => {
@@ -215,7 +243,7 @@ fn hide_secrets(text: &str) -> String {
             }
         }
     }
-    hide_passwords(&out)
+    printable(&hide_passwords(&out))
 }
 
 /// Stars out what stands before the `@` of a URL.
@@ -270,7 +298,11 @@ mod tests {
         check("provider.a = { api-key = 'sk' }", "provider.a = { api-key = '**' }");
         check("key = \"certs/a.key\"\n", "key = \"certs/a.key\"\n");
         check("base_url = \"https://u:p@a/b@c\"", "base_url = \"https://***@a/b@c\"");
-        check("[provider.a]\nkey_env = \"A\"\nlimit = 3", "[provider.a]\nkey_env = \"A\"\nlimit = 3");
+        check(
+            "[provider.a]\nkey_env = \"sk\"\nkey_file = \"f\"",
+            "[provider.a]\nkey_env = \"**\"\nkey_file = \"f\"",
+        );
+        check("a = \"\u{1b}[2J\u{9b}\"", "a = \"?[2J??\"");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) fn read(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
         let mut settings = ProviderSettings::default();
         for (key, value) in section {
             let setting = key.get_ref().as_ref();
-            let origin = reading.in_file(value.span());
+            let origin = Origin::File(value.span());
             match own(&mut settings, setting, value) {
                 Ok(()) => {
                     reading.origins.insert(format!("provider.{name}.{setting}"), origin);
