@@ -1,3 +1,5 @@
+//! What the account promises.
+
 use std::net::Ipv4Addr;
 
 use super::*;

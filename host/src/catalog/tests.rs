@@ -1,3 +1,5 @@
+//! What the catalog promises, as tables.
+
 use std::collections::BTreeMap;
 
 use super::*;
