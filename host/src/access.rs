@@ -133,9 +133,10 @@ impl Access {
             .map_or(Ok(()), |list| allowed(list, caller, "write the memory", "memory_write"))
     }
 
-    /// The answer to a CORS preflight that [`Access::check`] let through; `None` if it is not one.
+    /// The answer to a CORS preflight of a page that may call us; `None` for all else, which goes on to
+    /// [`Access::check`] and is refused there if it is the preflight of another page.
     pub fn preflight(&self, head: &Parts) -> Option<Response<Body>> {
-        origin::preflight(head)
+        self.origins.preflight(head)
     }
 
     /// Lets the page that asked read this answer, if its origin is one of the configured ones.

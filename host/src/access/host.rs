@@ -161,6 +161,12 @@ fn ends_with(name: &str, ending: &str) -> bool {
         && name.as_bytes()[name.len() - ending.len()..].eq_ignore_ascii_case(ending.as_bytes())
 }
 
+/// What a request calls us, unchecked.
+pub(super) fn named(head: &Parts) -> Option<&str> {
+    let target = head.uri.authority().map(|target| target.as_str());
+    target.or_else(|| head.headers.get(header::HOST)?.to_str().ok())
+}
+
 fn refused(text: &str) -> Error {
     let shown: String = text.chars().filter(|char| !char.is_control()).take(255).collect();
     Error::forbidden(format!(

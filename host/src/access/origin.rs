@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 
-use super::{Door, host::Authority};
+use super::{
+    Door,
+    host::{self, Authority},
+};
 use crate::body::Body;
 
 /// What a page may read of an answer beside the body; the star covers the rest, as no credentials are used.
@@ -29,6 +32,17 @@ impl Origins {
         self.any || origin.is_some_and(known)
     }
 
+    pub(super) fn preflight(&self, head: &Parts) -> Option<Response<Body>> {
+        if head.method != Method::OPTIONS {
+            return None;
+        }
+        let origin = head.headers.get(header::ORIGIN)?;
+        head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+        let host = host::named(head).and_then(Authority::parse);
+        let welcome = self.admit(Some(origin)) || same(origin, host, Door::Http, true);
+        welcome.then(|| allow(head, origin))
+    }
+
     pub(super) fn expose(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
         if !self.any && self.named.is_empty() {
             return;
@@ -51,11 +65,8 @@ pub(super) fn same(origin: &HeaderValue, host: Option<Authority>, door: Door, pr
     known && Authority::parse(authority).is_some_and(|origin| origin.same(host, scheme))
 }
 
-pub(super) fn preflight(head: &Parts) -> Option<Response<Body>> {
-    let origin = head.headers.get(header::ORIGIN)?;
-    if head.method != Method::OPTIONS || !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
-        return None;
-    }
+/// The answer that lets a page of this origin send what it asks for.
+fn allow(head: &Parts, origin: &HeaderValue) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -75,5 +86,5 @@ pub(super) fn preflight(head: &Parts) -> Option<Response<Body>> {
         header::VARY,
         HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
     );
-    Some(response)
+    response
 }

@@ -323,6 +323,13 @@ fn configured_pages_get_cors_answers() {
     assert!(header("vary").starts_with("Origin"));
     assert!(answer.headers().contains_key("access-control-max-age"));
 
+    let of = |origin: &str| {
+        let mut head = parts(asked());
+        head.headers.insert("origin", origin.parse().unwrap());
+        access.preflight(&head).is_some()
+    };
+    assert!(of("http://localhost:9080"), "our own page");
+    assert!(!of("https://evil.example") && !of("http://localhost:9081") && !of("null"));
     assert!(access.preflight(&parts(asked().method(Method::POST))).is_none());
     assert!(access.preflight(&parts(get().method(Method::OPTIONS))).is_none());
 
