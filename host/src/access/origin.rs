@@ -44,7 +44,9 @@ impl Origins {
     }
 
     pub(super) fn expose(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
-        if !self.any && self.named.is_empty() {
+        let closed = !self.any && self.named.is_empty();
+        // The answer to a preflight says it all.
+        if closed || answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
         }
         answer.append(header::VARY, HeaderValue::from_static("Origin"));
