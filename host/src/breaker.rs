@@ -333,7 +333,7 @@ mod tests {
     }
 
     fn fail(breaker: &Arc<Breaker>, at: Instant) {
-        let permit = breaker.admit_at(at).ok().expect("admitted");
+        let permit = breaker.admit_at(at).expect("admitted");
         breaker.failure_at(permit.epoch, at);
     }
 
@@ -351,7 +351,7 @@ mod tests {
         }
         assert_eq!(state(&breaker, start + secs(3)), (State::Closed, 4, 0));
         // A success while closed clears nothing.
-        breaker.admit_at(start + secs(4)).ok().expect("admitted").success();
+        breaker.admit_at(start + secs(4)).expect("admitted").success();
         fail(&breaker, start + secs(61));
         assert_eq!(state(&breaker, start + secs(61)), (State::Closed, 4, 0), "the first one aged out");
         fail(&breaker, start + secs(62));
@@ -367,7 +367,7 @@ mod tests {
         (0..5).for_each(|_| fail(&breaker, start));
         let later = start + secs(10);
         for _ in 0..100 {
-            let trials: Vec<_> = (0..3).map(|_| breaker.admit_at(later).ok().expect("a slot")).collect();
+            let trials: Vec<_> = (0..3).map(|_| breaker.admit_at(later).expect("a slot")).collect();
             assert_eq!(breaker.admit_at(later).err(), Some(TRIALS_TAKEN));
             drop(trials);
         }
@@ -377,17 +377,17 @@ mod tests {
     #[test]
     fn a_trial_decides_and_late_reports_do_not() {
         let (breaker, start) = breaker();
-        let late = breaker.admit_at(start).ok().expect("closed");
+        let late = breaker.admit_at(start).expect("closed");
         (0..5).for_each(|_| fail(&breaker, start));
-        let first = breaker.admit_at(start + secs(10)).ok().expect("a trial");
-        let second = breaker.admit_at(start + secs(10)).ok().expect("a trial");
+        let first = breaker.admit_at(start + secs(10)).expect("a trial");
+        let second = breaker.admit_at(start + secs(10)).expect("a trial");
         breaker.failure_at(late.epoch, start + secs(10));
         assert_eq!(state(&breaker, start + secs(10)).0, State::HalfOpen, "from before it opened");
         breaker.failure_at(first.epoch, start + secs(11));
         assert_eq!(state(&breaker, start + secs(11)).0, State::Open);
         second.success();
         assert_eq!(breaker.admit_at(start + secs(12)).err(), Some(secs(9)), "reopened for a whole cooldown");
-        breaker.admit_at(start + secs(21)).ok().expect("a trial").success();
+        breaker.admit_at(start + secs(21)).expect("a trial").success();
         drop(first);
         assert_eq!(state(&breaker, start + secs(21)), (State::Closed, 0, 0));
     }
@@ -398,7 +398,7 @@ mod tests {
             Breakers::new(BreakerSettings { failures: 5, window: secs(60), cooldown: secs(10), trials: 3 });
         let breaker = breakers.target("p/m");
         breakers.set(BreakerSettings { failures: 1, window: secs(60), cooldown: secs(30), trials: 1 });
-        breakers.admit("p/m").ok().expect("closed").failure();
+        breakers.admit("p/m").expect("closed").failure();
         assert!(breaker.admit().err().is_some_and(|left| left > secs(29)));
         let shown = serde_json::to_value(breakers.states()).expect("states are JSON");
         assert_eq!(

@@ -180,20 +180,18 @@ impl Catalog {
 
     fn advice(&self, name: &str) -> String {
         let shown: String = name.chars().take(100).collect();
-        if let Some(provider) = self.unlisted.get(name.to_lowercase().as_str()) {
-            return format!(
-                "model `{shown}` is known at {provider} but not offered; add it to models.csv, or see GET /v1/models"
-            );
-        }
+        let mut advice = match self.unlisted.get(name.to_lowercase().as_str()) {
+            Some(provider) => format!("model `{shown}` is known at {provider} but models.csv leaves it out"),
+            None => format!("model `{shown}` is not offered"),
+        };
         let known = self.entries.iter().flat_map(|entry| [&*entry.name, entry.model.id.as_str()]);
         let nearest = names::nearest(name, known, 3);
-        if nearest.is_empty() {
-            return format!("model `{shown}` is not offered; see GET /v1/models");
+        if !nearest.is_empty() {
+            advice.push_str("; the nearest names are ");
+            advice.push_str(&names::join(&nearest));
         }
-        format!(
-            "model `{shown}` is not offered; the nearest names are {}; see GET /v1/models",
-            names::join(&nearest)
-        )
+        advice.push_str("; see GET /v1/models");
+        advice
     }
 }
 

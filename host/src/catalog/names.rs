@@ -5,7 +5,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, coun
     // A name is at most this long; longer ones would only cost time.
     const LONGEST: usize = 128;
     // Found by trying: below it, names that share nothing but letters get in.
-    const LIKE: f64 = 0.8;
+    const LIKE: f64 = 0.75;
     if name.len() > LONGEST {
         return Vec::new();
     }

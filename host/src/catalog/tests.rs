@@ -166,10 +166,8 @@ fn spellings_find_their_model_and_misses_are_explained() {
         "model `kimi-k9` is not offered; the nearest names are `Kimi`, `kimi` and `kimi-k2.5`; see GET /v1/models",
     );
     check("zzz", "model `zzz` is not offered; see GET /v1/models");
-    check(
-        "GPT4o",
-        "model `GPT4o` is known at moonshot but not offered; add it to models.csv, or see GET /v1/models",
-    );
+    check("GPT4o", "model `GPT4o` is known at moonshot but models.csv leaves it out; see GET /v1/models");
+    check("gpt4", "model `gpt4` is not offered; see GET /v1/models");
     let error = catalog.resolve("").expect_err("no name");
     assert_eq!((error.status.as_u16(), error.code.as_deref()), (404, Some("model_not_found")));
     assert_eq!(error.param.as_deref(), Some("model"));
