@@ -9,7 +9,7 @@ use std::{
 
 use host::{
     cli::{self, Checked, Command, ServerArgs},
-    config::{self, Environment, Loaded, Severity},
+    config::{self, Environment, Loaded, Problems},
     gateway, telemetry,
 };
 
@@ -114,11 +114,8 @@ fn serve(loaded: Loaded, reload: gateway::Reload) -> Result<(), Stop> {
     let Loaded { settings, warnings, .. } = loaded;
     config::create_data_dir(&settings.data_dir).map_err(Stop::failed)?;
     let _log = telemetry::init(settings.log);
-    let unknown = config::unknown_variables(variables());
-    for (severity, problem) in warnings.lines().chain(unknown.lines()) {
-        debug_assert_eq!(severity, Severity::Warning);
-        tracing::warn!(problem, "settings");
-    }
+    warn(&warnings);
+    warn(&config::unknown_variables(variables()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Stop::failed(format!("no threads can be started: {error}")))?;
     let outcome = runtime.block_on(gateway::run(settings, reload));
@@ -127,8 +124,19 @@ fn serve(loaded: Loaded, reload: gateway::Reload) -> Result<(), Stop> {
     outcome.map_err(Stop::failed)
 }
 
-/// Reads the settings again for a reload.
+/// Reads the settings again for a reload; what is wrong becomes one line.
 fn again(args: &ServerArgs) -> Result<config::Settings, String> {
-    let loaded = config::load(args, &|name| std::env::var(name).ok());
-    loaded.map(|loaded| loaded.settings).map_err(|problems| problems.render(false))
+    match config::load(args, &|name| std::env::var(name).ok()) {
+        Ok(loaded) => {
+            warn(&loaded.warnings);
+            Ok(loaded.settings)
+        }
+        Err(problems) => Err(problems.lines().map(|(_, line)| line).collect::<Vec<_>>().join("; ")),
+    }
+}
+
+fn warn(problems: &Problems) {
+    for (_, problem) in problems.lines() {
+        tracing::warn!(problem, "settings");
+    }
 }

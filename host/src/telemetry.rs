@@ -158,3 +158,55 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn spans_levels_and_libraries() {
+        let kept = Kept::default();
+        let (writer, guard) = NonBlockingBuilder::default().finish(kept.clone());
+        let log = |level, quiet, json| set(LogSettings { level, quiet, json });
+        log(Level::Info, false, false);
+        let subscriber = tracing_subscriber::registry().with(Log { writer, pid: 1 });
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("request", id = "r1", model = tracing::field::Empty);
+            let _inside = span.enter();
+            span.record("model", "a b");
+            tracing::info!(status = 200, "request");
+            tracing::debug!("a step");
+            tracing::info!(target: "hyper::proto", "a library's step");
+            tracing::warn!(target: "hyper::proto", "a library's warning");
+            log(Level::Debug, false, true);
+            tracing::debug!(target: "hyper::proto", found = true, "a library's step");
+            log(Level::Debug, true, false);
+            tracing::warn!("not an error");
+        });
+        drop(guard);
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once('Z').unwrap().1).collect();
+        let expected = [
+            " INFO  request status=200 id=r1 model=\"a b\"",
+            " WARN  a library's warning id=r1 model=\"a b\"",
+            r#"","level":"DEBUG","message":"a library's step","found":true,"id":"r1","model":"a b","pid":1}"#,
+        ];
+        assert_eq!(lines, expected);
+    }
+}

@@ -189,13 +189,16 @@ fn check(reading: &mut Reading) {
 pub fn unknown_variables(names: impl Iterator<Item = String>) -> Problems {
     let mut known: Vec<String> = FIELDS.iter().map(Field::variable).collect();
     known.extend(places::VARIABLES.iter().map(|name| (*name).to_owned()));
-    let unknown = names.filter(|name| name.starts_with("SIGOREST_") && !known.contains(name));
+    let own = |name: &str| name.strip_prefix("SIGOREST_").map(str::to_owned);
+    let known: Vec<String> = known.iter().filter_map(|name| own(name)).collect();
+    let unknown = names.filter_map(|name| own(&name)).filter(|name| !known.contains(name));
     let list = unknown.map(|name| {
-        let text = "no setting has this name";
-        let meant =
-            nearest(&name, known.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
-        let problem = Problem::warning(Place::Variable(name), text);
-        Problem { help: meant, ..problem }
+        let place = Place::Variable(format!("SIGOREST_{name}"));
+        let problem = Problem::warning(place, "no setting has this name");
+        match nearest(&name, known.iter().map(String::as_str)) {
+            Some(meant) => problem.help(format!("did you mean `SIGOREST_{meant}`?")),
+            None => problem,
+        }
     });
     Problems { list: list.collect(), source: None }
 }
