@@ -157,6 +157,8 @@ fn log(settled: &Settled) {
 struct Sums {
     /// Requests by status; a handful, so a list is enough.
     statuses: Vec<(u16, u64)>,
+    /// Requests that failed, also behind a stream's 200.
+    errors: u64,
     input: u64,
     output: u64,
     cached: u64,
@@ -172,6 +174,7 @@ struct Sums {
 impl Sums {
     fn add(&mut self, settled: &Settled) {
         self.count(settled.status, 1);
+        self.errors += u64::from(settled.status >= 400 || settled.error.is_some());
         let usage = &settled.usage;
         self.input += usage.input.unwrap_or_default();
         self.output += usage.output.unwrap_or_default();
@@ -202,6 +205,7 @@ impl Sums {
         for (status, requests) in &other.statuses {
             self.count(*status, *requests);
         }
+        self.errors += other.errors;
         self.input += other.input;
         self.output += other.output;
         self.cached += other.cached;
@@ -213,13 +217,9 @@ impl Sums {
     }
 
     fn shown(&self) -> Shown {
-        let requests = |failed: bool| {
-            let wanted = |(status, _): &&(u16, u64)| !failed || *status >= 400;
-            self.statuses.iter().filter(wanted).map(|(_, requests)| requests).sum()
-        };
         Shown {
-            requests: requests(false),
-            errors: requests(true),
+            requests: self.statuses.iter().map(|(_, requests)| requests).sum(),
+            errors: self.errors,
             input_tokens: self.input,
             output_tokens: self.output,
             total_tokens: self.input + self.output,

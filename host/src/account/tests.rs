@@ -61,20 +61,24 @@ fn usage_counts_by_model_and_in_total() {
     account.settle(&settled("kimi", 502, Usage::default(), None));
     account.settle(&settled("tiny", 200, tokens(2, 2), None));
     account.settle(&Settled { estimated: true, ..settled("tiny", 200, tokens(2, 2), None) });
+    account.settle(&Settled {
+        error: Some("stream_failed".into()),
+        ..settled("kimi", 200, tokens(0, 0), Some(0.0))
+    });
     account.settle(&settled("", 404, Usage::default(), None));
     let shown: serde_json::Value = serde_json::from_str(&account.usage()).expect("JSON");
     let check = |pointer: &str, expected: serde_json::Value| {
         assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer}");
     };
-    check("/by_model/kimi/requests", 3.into());
-    check("/by_model/kimi/errors", 1.into());
+    check("/by_model/kimi/requests", 4.into());
+    check("/by_model/kimi/errors", 2.into());
     check("/by_model/kimi/total_tokens", 17.into());
     check("/by_model/kimi/cost_usd", 0.3.into());
     check("/by_model/tiny/cost_usd", serde_json::Value::Null);
     check("/by_model/tiny/unpriced_requests", 2.into());
     check("/by_model/tiny/estimated_requests", 1.into());
-    check("/total/requests", 6.into());
-    check("/total/errors", 2.into());
+    check("/total/requests", 7.into());
+    check("/total/errors", 3.into());
     check("/total/input_tokens", 15.into());
     check("/total/cost_usd", 0.3.into());
     assert_eq!(shown["by_model"].as_object().map(serde_json::Map::len), Some(2));
