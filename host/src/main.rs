@@ -7,6 +7,8 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use host::{
     cli::{self, Checked, Command, ServerArgs},
     config::{self, Environment, Loaded, Problems},
@@ -21,9 +23,7 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     // Before anything can use TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A core file would hold the keys.
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    limits();
     telemetry::log_panics();
     let outcome = std::panic::catch_unwind(run);
     let (code, line) = match outcome {
@@ -35,6 +35,13 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "sigoREST: {line}");
     }
     ExitCode::from(code)
+}
+
+/// Takes no core files, which would hold the keys, and all descriptors that the process may have.
+fn limits() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
 }
 
 /// Why the program ends without success.

@@ -23,12 +23,14 @@ pub enum Origin {
     Variable(String),
     /// A flag.
     Flag(&'static str),
+    /// The limit of open files, which allows no more.
+    Descriptors(u64),
 }
 
 impl Origin {
     pub(super) fn place(&self) -> Place {
         match self {
-            Self::Default => Place::Whole,
+            Self::Default | Self::Descriptors(_) => Place::Whole,
             Self::File(span) => Place::File(span.clone()),
             Self::Variable(name) => Place::Variable(name.clone()),
             Self::Flag(name) => Place::Flag((*name).to_owned()),
@@ -54,6 +56,7 @@ impl Loaded {
             None | Some(Origin::Default) => "default".into(),
             Some(Origin::Variable(name)) => format!("environment {name}"),
             Some(Origin::Flag(name)) => format!("flag {name}"),
+            Some(Origin::Descriptors(limit)) => format!("limit of {limit} open files"),
             Some(Origin::File(span)) => {
                 let text = self.settings.source.as_ref().map_or("", |source| &source.text);
                 format!("file, line {}", line_column(text, span.start).0)
@@ -128,6 +131,8 @@ pub(crate) fn examine(args: &ServerArgs, environment: Environment<'_>) -> Loaded
     provider::base_urls(&mut reading, environment);
     places::finish(&mut reading);
     check(&mut reading);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    descriptors(&mut reading, limit);
     reading.problems.sort();
     let Reading { settings, origins, mut problems } = reading;
     if settings.source.as_ref().is_some_and(|source| source.text.contains("provider")) {
@@ -185,6 +190,30 @@ fn check(reading: &mut Reading) {
     }
 }
 
+/// Takes no more requests at once than the process may open descriptors for: each may need one to its
+/// caller and one to its upstream; the rest is for files, plugins and idle connections.
+fn descriptors(reading: &mut Reading, limit: Option<u64>) {
+    let Some(limit) = limit else { return };
+    let most = usize::try_from(limit.saturating_sub(128) / 2).unwrap_or(usize::MAX).max(1);
+    let wanted = reading.settings.limits.max_in_flight;
+    if wanted <= most {
+        return;
+    }
+    reading.settings.limits.max_in_flight = most;
+    let key = "limits.max_in_flight";
+    match reading.origins.insert(key.to_owned(), Origin::Descriptors(limit)) {
+        None => {}
+        Some(origin) => {
+            let text =
+                format!("`{key}`: {limit} file descriptors are enough for {most} requests at once only");
+            let problem = Problem::warning(origin.place(), text);
+            let help =
+                format!("raise the limit of open files (LimitNOFILE, ulimit -n) to {}", wanted * 2 + 128);
+            reading.problems.list.push(problem.help(help));
+        }
+    }
+}
+
 /// A warning for each `SIGOREST_*` variable that no setting has.
 pub fn unknown_variables(names: impl Iterator<Item = String>) -> Problems {
     let mut known: Vec<String> = FIELDS.iter().map(Field::variable).collect();
@@ -201,4 +230,27 @@ pub fn unknown_variables(names: impl Iterator<Item = String>) -> Problems {
         }
     });
     Problems { list: list.collect(), source: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_at_once_fit_the_descriptors() {
+        let check = |limit: Option<u64>, set: bool, expected: usize, warnings: usize| {
+            let mut reading = Reading::default();
+            if set {
+                reading.origins.insert("limits.max_in_flight".into(), Origin::Flag("-x"));
+            }
+            descriptors(&mut reading, limit);
+            let found = (reading.settings.limits.max_in_flight, reading.problems.list.len());
+            assert_eq!(found, (expected, warnings), "{limit:?}");
+        };
+        check(None, false, 16_384, 0);
+        check(Some(1 << 20), true, 16_384, 0);
+        check(Some(1024), false, 448, 0);
+        check(Some(1024), true, 448, 1);
+        check(Some(3), false, 1, 0);
+    }
 }
