@@ -51,6 +51,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
     let first = tokio::spawn(looking(Arc::clone(&gateway)));
     let _ = tokio::time::timeout(DISCOVERY_AT_START, gateway.discover(Duration::from_secs(1))).await;
 
+    // Before anybody is told that the server is there: a signal that nothing catches would end it.
+    let signals = Signals::new().map_err(|error| failed(&error))?;
     let addresses = sockets.addresses();
     announce(&gateway, &addresses);
     let drain = CancellationToken::new();
@@ -61,7 +63,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
     let shared = Arc::clone(&gateway.shared);
     let serving = tokio::spawn(listen::serve(sockets, shared, handler, drain.clone()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    watch_signals(&gateway, &reload, drain, serving).await;
+    watch_signals(&gateway, &reload, signals, drain, serving).await;
     first.abort();
     let _ = std::fs::remove_file(gateway.settings.load().data_dir.join("run.json"));
     Ok(())
@@ -76,25 +78,36 @@ async fn looking(gateway: Arc<Gateway>) {
     }
 }
 
+/// The signals that the server listens to.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 async fn watch_signals(
     gateway: &Arc<Gateway>,
     reload: &Reload,
+    mut signals: Signals,
     drain: CancellationToken,
     mut serving: tokio::task::JoinHandle<()>,
 ) {
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("signals cannot be received");
-        let _ = serving.await;
-        return;
-    };
     let mut told = false;
     loop {
         tokio::select! {
             // All branches are cancel-safe: a signal that is not taken now is taken in the next round.
             _ = &mut serving => return,
-            () = received(&mut term, &mut int) => {
+            () = received(&mut signals.term, &mut signals.int) => {
                 if std::mem::replace(&mut told, true) {
                     tracing::warn!("told to stop a second time; stopping at once");
                     return;
@@ -104,7 +117,7 @@ async fn watch_signals(
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                 drain.cancel();
             }
-            _ = hup.recv() => reload_all(gateway, reload).await,
+            _ = signals.hup.recv() => reload_all(gateway, reload).await,
         }
     }
 }
