@@ -53,6 +53,11 @@ where
             Ok(json(gateway.memory.put(&body).await?.json()))
         }
         (&Method::GET | &Method::HEAD, _) => read(gateway, head).await,
+        // Who may not write does not learn either what could be written.
+        (_, path) if path.starts_with("/api/") && path != "/api/memory" => {
+            gateway.shared.access.load().admin(caller)?;
+            Err(refused(head))
+        }
         _ => Err(refused(head)),
     }
 }
