@@ -139,7 +139,7 @@ fn refusal(plan: &Plan, fault: &Fault) -> Error {
     let why = plan.provider.redact(&fault.message);
     match fault.kind {
         FaultKind::AUTH | FaultKind::QUOTA => {
-            tracing::warn!(%provider, %why, "the provider refuses our account")
+            tracing::warn!(%provider, %why, "the provider refuses our account");
         }
         FaultKind::PANIC | FaultKind::INTERNAL => tracing::error!(%provider, %target, %why, "plugin failed"),
         _ => tracing::debug!(%target, %why, "no attempt succeeded"),

@@ -128,13 +128,16 @@ struct Connection {
     pool: Arc<Pool>,
 }
 
+/// Connections that wait for their next request, with what was read too early and since when they wait.
+type Idle = HashMap<Arc<Origin>, Vec<(Io, BytesMut, Instant)>>;
+
 #[derive(Default)]
 struct Pool {
-    idle: Mutex<HashMap<Arc<Origin>, Vec<(Io, BytesMut, Instant)>>>,
+    idle: Mutex<Idle>,
 }
 
 impl Pool {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<Origin>, Vec<(Io, BytesMut, Instant)>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
