@@ -1,4 +1,24 @@
 //! One test binary: a file per step of a request, through the front door of the real programs.
 
 mod harness;
+
+mod access;
+mod api;
+mod breaker;
+mod chat;
+mod config;
+mod embeddings;
+mod errors;
+mod listen;
+mod logs;
+mod memory;
+mod models;
+mod ollama;
+mod plugins;
+mod retry;
+mod sdk;
+mod session;
+mod stream;
 mod tidy;
+mod tiny;
+mod tls;

@@ -6,11 +6,12 @@ use std::{
     process::Command,
 };
 
-/// The steps of a request, in their order. None uses a later one, and none uses `pipeline`. `listen` stands
-/// behind `access` because it asks it about peers before there is a request.
+/// The steps of a request, each of which uses only those before it. That is the order in which a request
+/// passes them, with three bends: `listen` asks `access` about peers before there is a request; `route` drives
+/// each attempt through `plugins`, `upstream` and `relay`; and the entry in `account` goes with the answer.
 const STEPS: [&str; 12] = [
-    "access", "listen", "limits", "dialect", "catalog", "memory", "session", "route", "plugins", "upstream",
-    "relay", "account",
+    "access", "listen", "limits", "dialect", "catalog", "memory", "session", "account", "upstream",
+    "plugins", "relay", "route",
 ];
 
 /// What the project's root holds.
@@ -88,7 +89,8 @@ fn every_file_says_what_it_is_for_and_fits_a_reader() {
 #[test]
 fn every_function_fits_a_screen() {
     let mut faults = Vec::new();
-    for path in tracked(".rs") {
+    // Tables make tests long, not hard to read.
+    for path in tracked(".rs").into_iter().filter(|path| !is_test(path)) {
         let text = read(&path);
         let mut open: Option<(usize, String, String)> = None;
         for (number, line) in production(&text).lines().enumerate() {
@@ -134,7 +136,7 @@ fn a_step_uses_no_later_step_and_never_the_pipeline() {
             let later = STEPS.iter().position(|step| *step == used).is_some_and(|at| at > place);
             if later || used == "pipeline" {
                 faults.push(format!(
-                    "{path} uses `{used}`, which comes after it; hand the value over in pipeline.rs"
+                    "{path} uses `{used}`, which stands after it; hand the value over in pipeline.rs"
                 ));
             }
         }

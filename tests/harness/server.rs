@@ -17,8 +17,6 @@ use super::client::{Connection, PATIENCE, Reply};
 
 /// The server's program.
 pub const SERVER: &str = env!("CARGO_BIN_EXE_sigoREST");
-/// The command line program.
-pub const CLI: &str = env!("CARGO_BIN_EXE_sigoE");
 /// The plugins that the project ships.
 pub const PLUGINS: [&str; 5] = ["echo", "mammouth", "moonshot", "ollama", "zai"];
 
@@ -285,16 +283,23 @@ impl Server {
         self.log.text()
     }
 
-    /// Waits until its output contains this; gives the last line that does.
+    /// Waits until a line of its output contains this; gives the last one that does.
     #[track_caller]
     pub fn logged(&self, text: &str) -> String {
-        let find = || self.log.text().lines().rfind(|line| line.contains(text)).map(str::to_owned);
+        self.logged_with(&[text])
+    }
+
+    /// Waits until a line of its output contains all of these; gives the last one that does.
+    #[track_caller]
+    pub fn logged_with(&self, texts: &[&str]) -> String {
+        let all = |line: &&str| texts.iter().all(|text| line.contains(text));
+        let find = || self.log.text().lines().rfind(all).map(str::to_owned);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(line) = find() {
                 return line;
             }
-            assert!(Instant::now() < deadline, "{text:?} was not logged:\n{}", self.log.text());
+            assert!(Instant::now() < deadline, "{texts:?} was not logged:\n{}", self.log.text());
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
