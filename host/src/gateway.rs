@@ -185,7 +185,7 @@ async fn listed(upstream: Arc<Upstream>, provider: Arc<Provider>) -> bool {
         keep_answer: false,
         connect: DISCOVERY_LIMIT,
     };
-    let run = async { Run::start(&upstream, &provider, &call, 0)?.whole().await };
+    let run = async { Run::start(&upstream, &provider, &call, 0).await?.whole().await };
     let whole = match tokio::time::timeout(DISCOVERY_LIMIT, run).await {
         Ok(Ok(whole)) => whole,
         Ok(Err(fault)) => return unreachable_now(&provider, &provider.redact(&fault.message)),

@@ -23,6 +23,7 @@ use crate::{catalog, config::Settings};
 
 pub mod keys;
 pub mod provider;
+pub mod runner;
 pub mod steps;
 
 pub use provider::Provider;

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Dura
 use bytes::{Bytes, BytesMut};
 use provider_api::{
     Fault, FaultKind, Usage,
-    exchange::{Begin, Exchange, Input},
+    exchange::{Begin, Input},
     openai,
     request::Members,
     sse,
@@ -14,7 +14,7 @@ use provider_api::{
 use tokio::time::Instant;
 
 use crate::{
-    plugins::Provider,
+    plugins::{Provider, runner::Exchange},
     upstream::{Origin, Request, Response, TransportError, Upstream},
 };
 
@@ -100,7 +100,7 @@ impl Run {
     ///
     /// # Errors
     /// What the plugin says about the call.
-    pub fn start(
+    pub async fn start(
         upstream: &Arc<Upstream>,
         provider: &Arc<Provider>,
         call: &Call,
@@ -119,7 +119,7 @@ impl Run {
             body: &call.body,
             attrs: &[("drops", &*call.drops), ("requires_completion_tokens", requires)],
         };
-        let begun = provider.instance.begin(&begin);
+        let begun = provider.runner.begin(&begin);
         let exchange = begun.inspect_err(|fault| count(provider, fault))?;
         let mut run = Self {
             upstream: Arc::clone(upstream),
@@ -134,7 +134,7 @@ impl Run {
             unframed: 0,
             failed: None,
         };
-        run.step(Input::Start)?;
+        run.step(Input::Start).await?;
         Ok(run)
     }
 
@@ -147,7 +147,7 @@ impl Run {
             if let Some((id, origin, request)) = self.outbox.requests.pop_front() {
                 match self.upstream.send(&origin, &request, self.connect).await {
                     Ok(response) => self.whole_answer(id, response).await?,
-                    Err(error) => self.transport_failed(id, &error)?,
+                    Err(error) => self.transport_failed(id, &error).await?,
                 }
             } else if !self.wait_for_timer().await? {
                 return Err(self.stuck());
@@ -180,7 +180,7 @@ impl Run {
                 Ok(false) => break,
                 // The status says more than the missing end of its words.
                 Err(_) if failed => break,
-                Err(error) => return self.transport_failed(id, &error),
+                Err(error) => return self.transport_failed(id, &error).await,
             }
         }
         let body = body.freeze();
@@ -190,10 +190,10 @@ impl Run {
             self.outbox.finished = true;
             return Ok(());
         }
-        self.head(id, &response)?;
+        self.head(id, &response).await?;
         self.outbox.current = Some(body.clone());
-        self.step(Input::Body { id, data: &body })?;
-        self.step(Input::End { id })?;
+        self.step(Input::Body { id, data: &body }).await?;
+        self.step(Input::End { id }).await?;
         self.outbox.current = None;
         Ok(())
     }
@@ -207,13 +207,16 @@ impl Run {
         while !self.outbox.ready && !self.outbox.finished && self.answering.is_none() {
             self.advance().await?;
         }
-        let first = async {
-            while !self.outbox.ready && !self.outbox.finished {
+        // Only reads are cut short: a step that was begun is always seen to its end.
+        let until = Instant::now() + patience;
+        while !self.outbox.ready && !self.outbox.finished && Instant::now() < until {
+            if self.answering.is_some() {
+                self.read(Some(until)).await?;
+            } else {
                 self.advance().await?;
             }
-            Ok(())
-        };
-        tokio::time::timeout(patience, first).await.unwrap_or(Ok(()))
+        }
+        Ok(())
     }
 
     /// Request fields that were left out so far because the model rejects them.
@@ -221,7 +224,8 @@ impl Run {
         &self.outbox.dropped
     }
 
-    /// What comes next. Cancel-safe: what was begun goes on with the next call.
+    /// What comes next. Not cancel-safe: a step may be under way in another process, so whoever waits no
+    /// longer drops the run as well.
     ///
     /// # Errors
     /// Why the stream breaks off; everything before was handed out.
@@ -245,14 +249,14 @@ impl Run {
     /// Takes one step: sends what was asked for, reads once, or waits for a timer.
     async fn advance(&mut self) -> Result<(), Fault> {
         if self.answering.is_some() {
-            return self.read().await;
+            return self.read(None).await;
         }
         if let Some((id, sending)) = &mut self.sending {
             let (id, sent) = (*id, sending.await);
             self.sending = None;
             return match sent {
                 Ok(response) => self.stream_answer(id, response).await,
-                Err(error) => self.transport_failed(id, &error),
+                Err(error) => self.transport_failed(id, &error).await,
             };
         }
         if let Some((id, origin, request)) = self.outbox.requests.pop_front() {
@@ -275,7 +279,7 @@ impl Run {
             return Err(self.no_stream(id, response).await);
         }
         if !self.outbox.provider.passes_stream || !self.outbox.provider.wake.is_empty() {
-            self.head(id, &response)?;
+            self.head(id, &response).await?;
         }
         self.answering = Some((id, response));
         Ok(())
@@ -293,21 +297,28 @@ impl Run {
         })
     }
 
-    /// Reads once from the upstream and handles all whole events that are there.
-    async fn read(&mut self) -> Result<(), Fault> {
+    /// Reads once from the upstream, up to a time if one is given, and handles all whole events that are
+    /// there.
+    async fn read(&mut self, until: Option<Instant>) -> Result<(), Fault> {
         let Some((id, response)) = &mut self.answering else { return Ok(()) };
-        let id = *id;
-        let read = response.read_body(&mut self.buffer).await;
+        let (id, reading) = (*id, response.read_body(&mut self.buffer));
+        let read = match until {
+            None => reading.await,
+            Some(until) => match tokio::time::timeout_at(until, reading).await {
+                Ok(read) => read,
+                Err(_) => return Ok(()),
+            },
+        };
         match read {
-            Ok(true) if self.outbox.framed => self.events(id)?,
-            Ok(true) => self.unframed(id)?,
+            Ok(true) if self.outbox.framed => self.events(id).await?,
+            Ok(true) => self.unframed(id).await?,
             Ok(false) => {
                 self.answering = None;
-                return self.end(id);
+                return self.end(id).await;
             }
             Err(error) => {
                 self.answering = None;
-                return self.transport_failed(id, &error);
+                return self.transport_failed(id, &error).await;
             }
         }
         if self.buffer.len() > MAX_EVENT_BYTES || self.unframed > MAX_EVENT_BYTES {
@@ -316,7 +327,7 @@ impl Run {
         Ok(())
     }
 
-    fn events(&mut self, id: u64) -> Result<(), Fault> {
+    async fn events(&mut self, id: u64) -> Result<(), Fault> {
         while let Some(end) = sse::event_end(&self.buffer, self.seen) {
             let event = self.buffer.split_to(end);
             self.seen = 0;
@@ -326,7 +337,7 @@ impl Run {
             if !self.outbox.provider.passes_stream || self.outbox.wakes(&event) {
                 let event = event.freeze();
                 self.outbox.current = Some(event.clone());
-                self.step(Input::Body { id, data: &event })?;
+                self.step(Input::Body { id, data: &event }).await?;
                 self.outbox.current = None;
             } else {
                 self.outbox.accept(event)?;
@@ -336,16 +347,16 @@ impl Run {
         Ok(())
     }
 
-    fn unframed(&mut self, id: u64) -> Result<(), Fault> {
+    async fn unframed(&mut self, id: u64) -> Result<(), Fault> {
         let piece = self.buffer.split().freeze();
         self.unframed = match memchr::memrchr(b'\n', &piece) {
             Some(at) => piece.len() - at,
             None => self.unframed + piece.len(),
         };
-        self.step(Input::Body { id, data: &piece })
+        self.step(Input::Body { id, data: &piece }).await
     }
 
-    fn end(&mut self, id: u64) -> Result<(), Fault> {
+    async fn end(&mut self, id: u64) -> Result<(), Fault> {
         if self.outbox.finished {
             return Ok(());
         }
@@ -354,18 +365,18 @@ impl Run {
         }
         if !self.buffer.trim_ascii().is_empty() {
             let rest = self.buffer.split().freeze();
-            self.step(Input::Body { id, data: &rest })?;
+            self.step(Input::Body { id, data: &rest }).await?;
         }
-        self.step(Input::End { id })
+        self.step(Input::End { id }).await
     }
 
-    fn head(&mut self, id: u64, response: &Response) -> Result<(), Fault> {
+    async fn head(&mut self, id: u64, response: &Response) -> Result<(), Fault> {
         let headers: Vec<(&str, &[u8])> = response.headers().collect();
-        self.step(Input::Head { id, status: response.status, headers: &headers })
+        self.step(Input::Head { id, status: response.status, headers: &headers }).await
     }
 
-    fn transport_failed(&mut self, id: u64, error: &TransportError) -> Result<(), Fault> {
-        self.step(Input::TransportError { id, text: &error.to_string() })
+    async fn transport_failed(&mut self, id: u64, error: &TransportError) -> Result<(), Fault> {
+        self.step(Input::TransportError { id, text: &error.to_string() }).await
     }
 
     /// Waits for the timer that is due first; `false` if there is none.
@@ -377,15 +388,14 @@ impl Run {
         let Some((id, due)) = self.timer else { return Ok(false) };
         tokio::time::sleep_until(due).await;
         self.timer = None;
-        self.step(Input::Timer { id })?;
+        self.step(Input::Timer { id }).await?;
         Ok(true)
     }
 
-    fn step(&mut self, input: Input<'_>) -> Result<(), Fault> {
-        let began = std::time::Instant::now();
-        let stepped = self.exchange.step(input, &mut self.outbox);
+    async fn step(&mut self, input: Input<'_>) -> Result<(), Fault> {
+        let (time, stepped) = self.exchange.step(input, &mut self.outbox).await;
         let provider = &self.outbox.provider;
-        provider.steps.record(began.elapsed());
+        provider.steps.record(time);
         let stepped = stepped.inspect_err(|fault| count(provider, fault));
         match self.outbox.refused.take() {
             Some(fault) => Err(fault),

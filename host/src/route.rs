@@ -89,7 +89,7 @@ async fn once(
     attempt: u32,
     deadline: Instant,
 ) -> Result<Answer, Fault> {
-    let mut run = Run::start(upstream, &plan.provider, &plan.call, attempt)?;
+    let mut run = Run::start(upstream, &plan.provider, &plan.call, attempt).await?;
     let too_late = |_| Fault::new(FaultKind::TIMEOUT, "the upstream did not answer in time");
     if !plan.call.stream {
         let whole = tokio::time::timeout_at(deadline, run.whole()).await.map_err(too_late)??;

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use provider_api::{
     Fault, FaultKind,
-    exchange::{Asked, BodyPart, Instance},
+    exchange::{Asked, BodyPart},
     loader::Refused,
     model::{Auth, Model, Offer},
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Generation, keys, steps::Steps};
+use super::{Generation, keys, runner::Runner, steps::Steps};
 use crate::{
     catalog::{Key, Source},
     config::{self, Settings},
@@ -48,8 +48,8 @@ pub struct Provider {
     pub name: Arc<str>,
     /// The plugin's version that it runs on.
     pub generation: Arc<Generation>,
-    /// The plugin's own object.
-    pub instance: Instance,
+    /// The plugin's own object, wherever it runs.
+    pub runner: Runner,
     /// Whether whole answers are in OpenAI's format already.
     pub passes_response: bool,
     /// Whether streams are in OpenAI's format already.
@@ -112,7 +112,7 @@ impl Provider {
         Ok(Self {
             name: Arc::clone(name),
             generation: Arc::clone(generation),
-            instance,
+            runner: Runner::Here(instance),
             passes_response: manifest.dialect.response == "openai",
             passes_stream: manifest.dialect.stream == "openai",
             asks_usage: manifest.stream.usage == "option",

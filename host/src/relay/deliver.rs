@@ -86,9 +86,11 @@ impl Delivery {
     async fn next(&mut self, out: &mut Yielder) -> Result<Next, Fault> {
         let (idle, heartbeat) = (self.idle, self.heartbeat.max(Duration::from_millis(1)));
         let mut silent = Duration::ZERO;
+        // Kept over the heartbeats: a step that is under way must be seen to its end.
+        let mut next = std::pin::pin!(self.run.next());
         loop {
             let wait = heartbeat.min(idle.saturating_sub(silent));
-            if let Ok(next) = tokio::time::timeout(wait, self.run.next()).await {
+            if let Ok(next) = tokio::time::timeout(wait, &mut next).await {
                 return next;
             }
             silent += wait;
