@@ -124,6 +124,9 @@ impl Gateway {
         {
             tracing::warn!(%error, "shortcodes.json cannot be written; a clash may be decided anew after a restart");
         }
+        let targets: std::collections::HashSet<&str> =
+            built.entries().iter().map(|entry| &*entry.target).collect();
+        self.breakers.retain(|target| targets.contains(target));
         self.catalog.store(Arc::new(built));
     }
 

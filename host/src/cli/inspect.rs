@@ -88,7 +88,12 @@ fn models(out: &mut String, models: &[Model]) {
         "\n{:<24}{:<36}{:>12}{:>12}{:>12}{:>12}{:>12}",
         "shortcode", "model", "in $/M", "out $/M", "cached $/M", "max in", "max out"
     );
-    let price = |price: Option<f64>| price.map_or_else(|| "unknown".into(), |price| format!("{price:.2}"));
+    let price = |price: Option<f64>| match price {
+        None => "unknown".to_owned(),
+        // A small price keeps all its digits.
+        Some(price) if (price * 100.0).fract().abs() > 1e-6 => price.to_string(),
+        Some(price) => format!("{price:.2}"),
+    };
     let tokens = |tokens: Option<u64>| tokens.map_or_else(|| "unknown".into(), |tokens| tokens.to_string());
     for model in models {
         let retired =

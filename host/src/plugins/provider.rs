@@ -74,6 +74,8 @@ pub struct Provider {
     key: Option<SecretString>,
     key_variable: String,
     offer: Offer,
+    /// Rows of the operator's section.
+    rows: Vec<Model>,
 }
 
 impl Provider {
@@ -129,6 +131,7 @@ impl Provider {
             key_variable: section.key_env.or(variables.into_iter().next()).unwrap_or(own_variable),
             auth,
             offer: section.offer.unwrap_or(manifest.offer),
+            rows: section.models,
         })
     }
 
@@ -136,6 +139,7 @@ impl Provider {
     pub fn source(&self) -> Source {
         let mut models = self.generation.manifest.models.clone();
         crate::catalog::merge_found(&mut models, self.discovered.load().to_vec());
+        crate::catalog::merge_rows(&mut models, self.rows.clone());
         let key = match &self.auth {
             None => Key::NotNeeded,
             Some(_) if self.key.is_some() => Key::Set { env: self.key_variable.as_str().into() },

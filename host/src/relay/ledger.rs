@@ -94,8 +94,9 @@ impl Ledger {
         self.settle(200, None);
     }
 
-    /// It ended with this status and code; nothing is booked unless an upstream was at work.
+    /// It ended with this status and code; nothing is booked for it.
     pub fn refused(&mut self, status: u16, code: Option<Cow<'static, str>>) {
+        self.working = false;
         self.settle(status, code.or(Some(Cow::Borrowed("error"))));
     }
 

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use provider_api::{
     Call, Config, Fault, FaultKind, Out, Provider, Start, Usage,
-    answer::{ChatAnswer, base64_floats, embeddings, quoted},
+    answer::{ChatAnswer, quoted},
 };
-use request::{Chat, Embed};
+use request::Chat;
 
 /// Hands out at most this much in one step, so that a long answer neither fills the gateway's buffer
 /// nor keeps others waiting.
@@ -29,7 +29,7 @@ pub struct Echo {
 }
 
 impl Provider for Echo {
-    type State = Reply;
+    type State = Option<Box<Answer>>;
     const MANIFEST: &'static str = include_str!("../manifest.json");
 
     fn new(config: &Config) -> Result<Self, Fault> {
@@ -38,38 +38,20 @@ impl Provider for Echo {
     }
 
     /// Nothing is sent anywhere: what the answer will be is decided here, `timer` hands it out.
-    fn begin(&self, call: &Call<'_>, state: &mut Reply) -> Result<Start, Fault> {
-        *state = match call.operation {
-            "chat" => Reply::Chat(Box::new(Answer::new(call)?)),
-            "embeddings" => Reply::Whole(embed(call)?),
-            other => {
-                let text = format!("echo cannot do `{other}`; it has chat and embeddings");
-                return Err(Fault::new(FaultKind::UNSUPPORTED, text));
-            }
-        };
+    fn begin(&self, call: &Call<'_>, state: &mut Self::State) -> Result<Start, Fault> {
+        if call.operation != "chat" {
+            let text = format!("echo cannot do `{}`; it chats", call.operation);
+            return Err(Fault::new(FaultKind::UNSUPPORTED, text));
+        }
+        *state = Some(Box::new(Answer::new(call)?));
         Ok(Start::Now)
     }
 
-    fn timer(&self, state: &mut Reply, _id: u64, out: &mut Out<'_, '_>) -> Result<(), Fault> {
-        match state {
-            Reply::Whole(body) => out.done(body),
-            Reply::Chat(answer) => answer.step(self.delay, out),
+    fn timer(&self, state: &mut Self::State, _id: u64, out: &mut Out<'_, '_>) -> Result<(), Fault> {
+        if let Some(answer) = state {
+            answer.step(self.delay, out);
         }
         Ok(())
-    }
-}
-
-/// What an exchange remembers: its answer.
-pub enum Reply {
-    /// Ready as it stands.
-    Whole(Vec<u8>),
-    /// A chat answer, of which some may be handed out already.
-    Chat(Box<Answer>),
-}
-
-impl Default for Reply {
-    fn default() -> Self {
-        Self::Whole(Vec::new())
     }
 }
 
@@ -172,20 +154,6 @@ impl Answer {
             None => self.form.whole(&[("content", &quoted(&self.text))], &choice, &self.usage),
         });
     }
-}
-
-fn embed(call: &Call<'_>) -> Result<Vec<u8>, Fault> {
-    let embed = Embed::parse(call.body)?;
-    let vectors: Vec<String> = embed
-        .texts
-        .iter()
-        .map(|text| {
-            let vector = words::vector(text, embed.dimensions);
-            if embed.base64 { base64_floats(&vector) } else { format!("{vector:?}") }
-        })
-        .collect();
-    let tokens = embed.texts.iter().map(|text| words::count(text)).sum();
-    Ok(embeddings(call.model, &vectors, tokens))
 }
 
 provider_api::export_provider!(Echo);

@@ -3,16 +3,10 @@
 use std::borrow::Cow;
 
 use provider_api::Fault;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::words;
-
-/// Most texts in one embeddings request, as OpenAI has it.
-const MAX_TEXTS: usize = 2048;
-
-/// Largest vector.
-const MAX_DIMENSIONS: usize = 4096;
 
 fn wrong(param: &str, text: impl Into<String>) -> Fault {
     Fault::bad_request(text).detail("invalid_request_error", Some(param), None)
@@ -128,67 +122,5 @@ impl<'a> Message<'a> {
         }
         let parts: Vec<Part<'_>> = serde_json::from_str(content).unwrap_or_default();
         parts.into_iter().filter_map(|part| part.text).collect::<Vec<_>>().concat().into()
-    }
-}
-
-/// An embeddings request.
-pub struct Embed {
-    /// The texts; tokens count as a word each.
-    pub texts: Vec<String>,
-    /// Length of a vector.
-    pub dimensions: usize,
-    /// Whether vectors are written in base64 rather than as numbers.
-    pub base64: bool,
-}
-
-impl Embed {
-    /// Reads the body of an embeddings call.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
-        #[derive(Deserialize)]
-        struct Wire {
-            input: Input,
-            dimensions: Option<usize>,
-            encoding_format: Option<String>,
-        }
-        let wire: Wire = serde_json::from_slice(body).map_err(|error| {
-            wrong("input", format!("`input` must be a text, a list of texts, or tokens: {error}"))
-        })?;
-        let dimensions = wire.dimensions.unwrap_or(64);
-        if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
-            return Err(wrong("dimensions", format!("`dimensions` must be 1 to {MAX_DIMENSIONS}")));
-        }
-        let texts = wire.input.texts();
-        if texts.is_empty() || texts.len() > MAX_TEXTS {
-            return Err(wrong("input", format!("`input` must hold 1 to {MAX_TEXTS} texts")));
-        }
-        let base64 = match wire.encoding_format.as_deref() {
-            None | Some("float") => false,
-            Some("base64") => true,
-            Some(_) => return Err(wrong("encoding_format", "`encoding_format` must be float or base64")),
-        };
-        Ok(Self { texts, dimensions, base64 })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    Text(String),
-    Empty([IgnoredAny; 0]),
-    Texts(Vec<String>),
-    Tokens(Vec<u64>),
-    TokenLists(Vec<Vec<u64>>),
-}
-
-impl Input {
-    fn texts(self) -> Vec<String> {
-        let join = |tokens: Vec<u64>| tokens.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
-        match self {
-            Self::Text(text) => vec![text],
-            Self::Empty(_) => Vec::new(),
-            Self::Texts(texts) => texts,
-            Self::Tokens(tokens) => vec![join(tokens)],
-            Self::TokenLists(lists) => lists.into_iter().map(join).collect(),
-        }
     }
 }

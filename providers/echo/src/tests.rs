@@ -88,24 +88,3 @@ fn requests_that_cannot_be_served_name_the_field() {
     check(json!({"messages": user(json!("x")), "max_tokens": "many"}), "cannot be read");
     assert!(Driver::new::<Echo>("{\"delay_ms\":\"slow\"}").is_err());
 }
-
-#[test]
-fn embeddings_are_the_same_in_both_encodings() {
-    let driver = Driver::new::<Echo>("{}").unwrap();
-    let embed = |body: Value| {
-        let exchange = driver.call_operation("embeddings", "echo-embed", &body.to_string())?;
-        Ok(exchange.finish().text().to_owned())
-    };
-    let floats = embed(json!({"input": ["one two", "two"], "dimensions": 4})).unwrap();
-    insta::assert_snapshot!("embeddings", floats);
-    let base64 = embed(json!({"input": "one two", "dimensions": 4, "encoding_format": "base64"})).unwrap();
-    insta::assert_snapshot!("embeddings_base64", base64);
-    for input in [json!([1, 2, 3]), json!([[1], [2]]), json!("text")] {
-        assert!(embed(json!({"input": input})).is_ok());
-    }
-    for body in [json!({"input": []}), json!({}), json!({"input": "x", "dimensions": 0}), json!({"input": 3})]
-    {
-        let fault: Fault = embed(body).expect_err("refused");
-        assert_eq!(fault.kind, FaultKind::BAD_REQUEST);
-    }
-}

@@ -42,25 +42,6 @@ pub fn cut(text: &str, max_words: Option<u64>) -> Option<usize> {
     (at < text.len()).then_some(at)
 }
 
-/// A vector of length 1 in which texts with the same words are alike (feature hashing); all zeros for
-/// a text without words.
-pub fn vector(text: &str, dimensions: usize) -> Vec<f32> {
-    let mut sums = vec![0.0_f32; dimensions];
-    for word in text.split_ascii_whitespace() {
-        // FNV-1a: the same everywhere and for ever, as tests need it.
-        let hash = word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
-        });
-        let place = usize::try_from(hash >> 1).unwrap_or(usize::MAX) % dimensions;
-        sums[place] += if hash & 1 == 0 { 1.0 } else { -1.0 };
-    }
-    let length = sums.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if length > 0.0 {
-        sums.iter_mut().for_each(|value| *value /= length);
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,15 +80,5 @@ mod tests {
         check(Some(1), Some(4));
         check(Some(3), None);
         check(Some(u64::MAX), None);
-    }
-
-    #[test]
-    fn vectors_have_length_one_and_depend_on_the_words_alone() {
-        let length = |vector: &[f32]| vector.iter().map(|value| value * value).sum::<f32>();
-        let vector_of = |text| vector(text, 16);
-        assert!((length(&vector_of("one two three")) - 1.0).abs() < 1e-5);
-        assert_eq!(vector_of("One  two"), vector_of("two\none"));
-        assert_ne!(vector_of("one"), vector_of("two"));
-        assert_eq!(length(&vector_of(" ")), 0.0);
     }
 }
