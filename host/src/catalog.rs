@@ -20,7 +20,7 @@ mod names;
 mod owners;
 mod rows;
 
-pub use build::build;
+pub use build::{build, build_all};
 pub use list::List;
 pub use owners::Owners;
 pub use rows::{merge_found, merge_rows};
@@ -162,6 +162,12 @@ impl Catalog {
             self.spellings.get(folded.as_str()).or_else(|| self.folded.get(folded.as_str()))
         })?;
         self.entries.get(*index)
+    }
+
+    /// At most three names that look like this one.
+    pub fn nearest(&self, name: &str) -> Vec<String> {
+        let known = self.entries.iter().flat_map(|entry| [&*entry.name, entry.model.id.as_str()]);
+        names::nearest(name, known, 3).into_iter().map(str::to_owned).collect()
     }
 
     /// All models, sorted by provider and name.

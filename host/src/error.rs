@@ -30,6 +30,8 @@ pub struct Error {
     pub should_retry: Option<bool>,
     /// Sent as `Allow` with a 405.
     pub allow: Option<String>,
+    /// Status of the upstream's answer, if that is what went wrong; callers never see it.
+    pub upstream: Option<u16>,
 }
 
 impl Error {
@@ -51,6 +53,7 @@ impl Error {
             retry_after: None,
             should_retry: None,
             allow: None,
+            upstream: None,
         }
     }
 
@@ -106,6 +109,11 @@ impl Error {
 
     /// What a fault means for the caller; what does not concern the caller's request stays inside.
     pub fn from_fault(fault: &Fault, provider: &Provider) -> Self {
+        let upstream = Some(fault.status).filter(|status| *status > 0);
+        Self { upstream, ..Self::meaning(fault, provider) }
+    }
+
+    fn meaning(fault: &Fault, provider: &Provider) -> Self {
         let (name, plugin) = (&provider.name, &provider.generation.id);
         let retry_after = Some(Duration::from_millis(fault.retry_after_ms)).filter(|time| !time.is_zero());
         let bad_gateway =

@@ -42,6 +42,16 @@ const DISCOVERY_GAP: Duration = Duration::from_secs(1);
 /// Largest models.csv and shortcodes.json.
 const MAX_LIST_BYTES: u64 = 16 << 20;
 
+/// What a gateway is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve callers: they get the models that are offered, behind the memory block.
+    Serve,
+    /// To ask one question for a person at this machine, who may name any model that is known. There is
+    /// no memory block, and no names are recorded in the data directory, which others may be using.
+    Ask,
+}
+
 /// What all requests share.
 pub struct Gateway {
     /// What the program runs on.
@@ -50,8 +60,10 @@ pub struct Gateway {
     pub shared: Arc<Shared>,
     /// Requests at once.
     pub in_flight: InFlight,
-    /// The models.
+    /// The models that are offered.
     pub catalog: ArcSwap<Catalog>,
+    /// All models of all providers, offered or not; empty in a server.
+    pub known: ArcSwap<Catalog>,
     /// The memory block.
     pub memory: Memory,
     /// Stored conversations.
@@ -68,19 +80,24 @@ pub struct Gateway {
     discovery: tokio::sync::Mutex<Option<Instant>>,
     /// Warnings about models that were logged already.
     warned: Mutex<Vec<String>>,
+    purpose: Purpose,
 }
 
 impl Gateway {
     /// Brings everything into force but the listening. Blocks: files are read and plugins loaded.
-    pub fn open(settings: Settings, tls: Arc<rustls::ServerConfig>) -> Arc<Self> {
+    pub fn open(settings: Settings, purpose: Purpose) -> Arc<Self> {
         let data_dir = settings.data_dir.clone();
         let access = Access::new(&settings.access, &Machine::here());
-        let shared = Arc::new(Shared::new(access, settings.limits.clone(), tls));
+        let shared = Arc::new(Shared::new(access, settings.limits.clone()));
         let gateway = Arc::new(Self {
             shared,
             in_flight: InFlight::new(settings.limits.max_in_flight),
             catalog: ArcSwap::default(),
-            memory: Memory::open(&data_dir),
+            known: ArcSwap::default(),
+            memory: match purpose {
+                Purpose::Serve => Memory::open(&data_dir),
+                Purpose::Ask => Memory::none(),
+            },
             sessions: Sessions::new(&data_dir),
             plugins: Plugins::default(),
             upstream: Arc::new(Upstream::default()),
@@ -88,6 +105,7 @@ impl Gateway {
             account: Arc::new(Account::new()),
             discovery: tokio::sync::Mutex::new(None),
             warned: Mutex::default(),
+            purpose,
             settings: ArcSwap::from_pointee(settings),
         });
         gateway.plugins.reload(&gateway.settings.load());
@@ -118,7 +136,9 @@ impl Gateway {
         warnings.extend(more);
         self.warn_once(warnings.iter().map(ToString::to_string).collect());
         let changed = built.owners().recorded != owners.recorded;
-        if changed
+        if self.purpose == Purpose::Ask {
+            self.known.store(Arc::new(catalog::build_all(&sources, &list, built.owners())));
+        } else if changed
             && let Err(error) =
                 files::replace(&dir.join("shortcodes.json"), built.owners().to_json().as_bytes())
         {
@@ -133,7 +153,11 @@ impl Gateway {
     fn warn_once(&self, warnings: Vec<String>) {
         let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
-            tracing::warn!(why = %warning, "models");
+            match self.purpose {
+                Purpose::Serve => tracing::warn!(why = %warning, "models"),
+                // What concerns the list, not the question.
+                Purpose::Ask => tracing::info!(why = %warning, "models"),
+            }
         }
         *warned = warnings;
     }
@@ -144,11 +168,18 @@ impl Gateway {
     /// # Errors
     /// 404 `model_not_found`.
     pub async fn resolve(self: &Arc<Self>, name: &str) -> Result<Arc<Entry>, Error> {
-        if let Some(entry) = self.catalog.load().find(name) {
-            return Ok(Arc::clone(entry));
+        if let Some(entry) = self.find(name) {
+            return Ok(entry);
         }
         self.discover(DISCOVERY_GAP).await;
         self.catalog.load().resolve(name).cloned()
+    }
+
+    /// The model that a caller means, among those that are known now.
+    pub fn find(&self, name: &str) -> Option<Arc<Entry>> {
+        // What is offered has its names first, so that both programs mean the same by them.
+        let offered = self.catalog.load().find(name).cloned();
+        offered.or_else(|| self.known.load().find(name).cloned())
     }
 
     /// Asks every provider that lists its models, unless that was done within `gap`.

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::{
@@ -61,17 +61,17 @@ pub struct Shared {
     pub access: ArcSwap<Access>,
     /// Deadlines and caps.
     pub limits: ArcSwap<Limits>,
-    /// The certificate.
-    pub tls: ArcSwap<rustls::ServerConfig>,
+    /// The certificate; none until one is loaded, and HTTPS connections are closed till then.
+    pub tls: ArcSwapOption<rustls::ServerConfig>,
 }
 
 impl Shared {
-    /// Starts with these.
-    pub fn new(access: Access, limits: Limits, tls: Arc<rustls::ServerConfig>) -> Self {
+    /// Starts with these, and without a certificate.
+    pub fn new(access: Access, limits: Limits) -> Self {
         Self {
             access: ArcSwap::from_pointee(access),
             limits: ArcSwap::from_pointee(limits),
-            tls: ArcSwap::from(tls),
+            tls: ArcSwapOption::empty(),
         }
     }
 }

@@ -169,6 +169,12 @@ impl Memory {
         Self(Arc::new(Inner { path, block: ArcSwap::from_pointee(block), writer: Arc::default() }))
     }
 
+    /// A block that says nothing and has no file.
+    pub fn none() -> Self {
+        let inner = Inner { path: PathBuf::new(), block: ArcSwap::default(), writer: Arc::default() };
+        Self(Arc::new(inner))
+    }
+
     /// What is in force.
     pub fn block(&self) -> Arc<Block> {
         self.0.block.load_full()

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use provider_api::model::Mode;
+use provider_api::model::{Mode, Offer};
 
 use super::{
     Catalog, Entry, List, Owners, Source, Warning,
@@ -20,6 +20,14 @@ use super::{
 /// The catalog of these providers' models as the list chooses them, and what someone should look at.
 pub fn build(sources: &[Source], list: &List, owners: &Owners) -> (Catalog, Vec<Warning>) {
     build_on(sources, list, owners, &day(SystemTime::now()))
+}
+
+/// The catalog of all that these providers bring, whether the list chooses it or not; what its rows say of
+/// a model counts here too.
+pub fn build_all(sources: &[Source], list: &List, owners: &Owners) -> Catalog {
+    let mut sources = sources.to_vec();
+    sources.iter_mut().for_each(|source| source.offer = Offer::Always);
+    build(&sources, &list.without_hiding(), owners).0
 }
 
 pub(super) fn build_on(

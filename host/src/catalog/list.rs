@@ -80,6 +80,12 @@ impl List {
         });
         (Self { lines: names.collect() }, Vec::new())
     }
+
+    /// The same list, but it leaves nothing out.
+    pub(super) fn without_hiding(&self) -> Self {
+        let hides = |line: &Line| matches!(line.choice, Choice::Hide(_));
+        Self { lines: self.lines.iter().filter(|line| !hides(line)).cloned().collect() }
+    }
 }
 
 fn without_comment(line: &str) -> &str {

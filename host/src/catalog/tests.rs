@@ -221,3 +221,14 @@ fn ten_thousand_models_stay_cheap() {
     assert_eq!((catalog.entries().len(), warnings.len()), (9_999, 0));
     assert!(catalog.resolve("model-9999").is_ok());
 }
+
+#[test]
+fn all_that_is_known_keeps_the_names_of_what_is_offered() {
+    let sources: Vec<Source> =
+        ["a listed kimi=one =two", "b listed kimi=uno"].into_iter().map(source).collect();
+    let (list, _) = List::parse("b/uno,!two");
+    let (offered, _) = build(&sources, &list, &Owners::default());
+    assert_eq!(names_of(&offered), "kimi>b/uno");
+    let all = build_all(&sources, &list, offered.owners());
+    assert_eq!(names_of(&all), "one>a/one two>a/two kimi>b/uno");
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Gateway;
+use super::{Gateway, Purpose};
 use crate::{
     access::{Access, Door, Machine},
     config::Settings,
@@ -44,7 +44,9 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
     let sockets = listen::bind(&settings).map_err(|error| failed(&error))?;
     let opened = tokio::task::spawn_blocking(move || {
         let tls = tls::load(&settings)?;
-        Ok(Gateway::open(settings, tls))
+        let gateway = Gateway::open(settings, Purpose::Serve);
+        gateway.shared.tls.store(Some(tls));
+        Ok(gateway)
     });
     let opened: Result<_, tls::TlsError> = opened.await.map_err(|error| failed(&error))?;
     let gateway = opened.map_err(|error| failed(&error))?;
@@ -151,7 +153,7 @@ async fn reload_all(gateway: &Arc<Gateway>, reload: &Reload) {
     let _ = tokio::task::spawn_blocking(move || {
         let settings = blocking.settings.load();
         match tls::load(&settings) {
-            Ok(tls) => blocking.shared.tls.store(tls),
+            Ok(tls) => blocking.shared.tls.store(Some(tls)),
             Err(error) => tracing::error!(%error, "the certificate is wrong; the old one stays in force"),
         }
         blocking.plugins.reload(&settings);

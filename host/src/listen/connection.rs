@@ -71,7 +71,8 @@ where
         if peer.door == Door::Http {
             return self.http1(stream, peer, pulse, |stream| stream).await;
         }
-        let acceptor = TlsAcceptor::from(self.shared.tls.load_full());
+        let Some(tls) = self.shared.tls.load_full() else { return };
+        let acceptor = TlsAcceptor::from(tls);
         let stream = match tokio::time::timeout(header, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return debug!(peer = %peer.address, %error, "a TLS handshake failed"),

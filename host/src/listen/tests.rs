@@ -88,7 +88,8 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     let pem = std::fs::read(data.path().join(&settings.cert)).unwrap();
     roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(&pem).unwrap()).unwrap();
     let access = Access::new(&settings.access, &Machine::here());
-    let shared = Arc::new(Shared::new(access, settings.limits.clone(), tls));
+    let shared = Arc::new(Shared::new(access, settings.limits.clone()));
+    shared.tls.store(Some(tls));
     let sockets = bind(&settings).unwrap();
     let find = |door| sockets.addresses().iter().find(|(other, _)| *other == door).unwrap().1;
     let (http, https) = (find(Door::Http), find(Door::Https));
