@@ -21,14 +21,14 @@
 //! assert_eq!(outcome.output, br#"{"choices":[]}"#);
 //! ```
 
-use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use abi_stable::std_types::RResult;
 
 use crate::{
     error::Fault,
     event::Usage,
-    exchange::{self, Asked, Begin, BodyPart, Input, Instance, Sink, host_box},
+    exchange::{self, Begin, Input, Instance, host_box},
     model::Manifest,
     openai,
     provider::{self, Provider},
@@ -36,11 +36,20 @@ use crate::{
     sse,
 };
 
+mod fixture;
+mod kit;
+mod recorder;
+mod report;
+mod wire;
+
+use recorder::{Item, Recorder};
+
+pub use fixture::{Answer, Fixture, Fixtures};
+pub use kit::{Progress, Subject, conformance, run};
+pub use report::{Check, Report, Verdict};
+
 /// The time that exchanges are told: 2026-11-24, 00:00 UTC.
 pub const NOW_UNIX_MS: u64 = 1_795_478_400_000;
-
-/// As many requests and timers as a gateway allows in one exchange; more are refused with the id 0.
-const MAX_ASKED: usize = 4096;
 
 /// A provider to be driven.
 pub struct Driver {
@@ -63,10 +72,7 @@ impl Driver {
     pub fn new<P: Provider>(config: &str) -> Result<Self, Fault> {
         let manifest = Manifest::parse(P::MANIFEST).expect("the manifest is valid");
         let config = with_base_url(config, &manifest);
-        match provider::create::<P>(config.as_bytes().into(), host_box(Box::new(|_, _| ()))) {
-            RResult::ROk(provider) => Ok(Self::around(Instance(provider), manifest)),
-            RResult::RErr(fault) => Err(fault.into()),
-        }
+        Ok(Self::around(create::<P>(config.as_bytes())?, manifest))
     }
 
     /// Drives an instance that was made elsewhere, for example of a loaded file.
@@ -114,6 +120,7 @@ impl Driver {
             wake: forwards.then(|| self.manifest.stream.wake.clone()),
             answered: 0,
             fault: None,
+            times: Vec::new(),
         };
         exchange.step(Input::Start);
         exchange.run_timers();
@@ -124,6 +131,14 @@ impl Driver {
                 Ok(exchange)
             }
         }
+    }
+}
+
+/// Makes an instance as a gateway does, with the settings as they are given.
+fn create<P: Provider>(config: &[u8]) -> Result<Instance, Fault> {
+    match provider::create::<P>(config.into(), host_box(Box::new(|_, _| ()))) {
+        RResult::ROk(provider) => Ok(Instance(provider)),
+        RResult::RErr(fault) => Err(fault.into()),
     }
 }
 
@@ -172,6 +187,8 @@ pub struct Exchange {
     wake: Option<Vec<String>>,
     answered: usize,
     fault: Option<Fault>,
+    /// How long each step took.
+    times: Vec<Duration>,
 }
 
 impl Exchange {
@@ -296,7 +313,10 @@ impl Exchange {
 
     fn step(&mut self, input: Input<'_>) {
         if self.fault.is_none() && self.record.done.is_none() {
-            self.fault = self.inner.step(input, &mut self.record).err();
+            let began = Instant::now();
+            let stepped = self.inner.step(input, &mut self.record);
+            self.times.push(began.elapsed());
+            self.fault = self.record.refused.take().or(stepped.err());
         }
     }
 
@@ -383,199 +403,5 @@ pub fn cuts(start: impl Fn() -> Exchange, status: u16, headers: &[(&str, &str)],
     whole
 }
 
-struct Item {
-    passed: bool,
-    bytes: Vec<u8>,
-}
-
-/// The gateway's place: records all that a provider hands out.
-#[derive(Default)]
-struct Recorder {
-    body: Vec<u8>,
-    /// The input of this step, where `pass` would forward it.
-    piece: Option<Vec<u8>>,
-    /// The answer so far, which `pass` forwards at its end.
-    received: Vec<u8>,
-    requests: Vec<Request>,
-    items: Vec<Item>,
-    usage: Usage,
-    dropped: Vec<String>,
-    done: Option<Vec<u8>>,
-    sleeps: Vec<u64>,
-    timers: VecDeque<u64>,
-}
-
-impl Recorder {
-    fn is_full(&self) -> bool {
-        self.requests.len() + self.sleeps.len() >= MAX_ASKED
-    }
-
-    fn untouched(&self) -> bool {
-        self.requests.is_empty() && self.items.is_empty() && self.sleeps.is_empty()
-    }
-}
-
-impl Sink for Recorder {
-    fn http(&mut self, asked: Asked<'_>) -> u64 {
-        if self.is_full() {
-            return 0;
-        }
-        let mut body = Vec::new();
-        for part in asked.body() {
-            match part.expect("parts have a known kind") {
-                BodyPart::Literal(data) => body.extend_from_slice(data),
-                BodyPart::CallBody { offset, len } => {
-                    let range = usize::try_from(offset)
-                        .ok()
-                        .zip(offset.checked_add(len).and_then(|end| usize::try_from(end).ok()))
-                        .and_then(|(start, end)| self.body.get(start..end));
-                    body.extend_from_slice(range.expect("parts lie within the call's body"));
-                }
-            }
-        }
-        let headers = asked.headers();
-        let headers = headers.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into()));
-        self.requests.push(Request {
-            method: asked.method.to_owned(),
-            url: asked.url.to_owned(),
-            headers: headers.collect(),
-            body,
-        });
-        self.requests.len() as u64
-    }
-
-    fn emit(&mut self, chunk: &[u8]) -> bool {
-        self.items.push(Item { passed: false, bytes: chunk.to_vec() });
-        true
-    }
-
-    fn pass(&mut self) -> bool {
-        let whole = self.piece.is_none();
-        let bytes = self.piece.clone().unwrap_or_else(|| self.received.clone());
-        self.items.push(Item { passed: true, bytes });
-        if whole {
-            self.done = Some(Vec::new());
-        }
-        true
-    }
-
-    fn usage(&mut self, usage: Usage) {
-        self.usage.update(usage);
-    }
-
-    fn sleep(&mut self, ms: u64) -> u64 {
-        if self.is_full() {
-            return 0;
-        }
-        self.sleeps.push(ms);
-        let id = self.sleeps.len() as u64;
-        self.timers.push_back(id);
-        id
-    }
-
-    fn done(&mut self, body: &[u8]) -> bool {
-        self.done = Some(body.to_vec());
-        true
-    }
-
-    fn dropped(&mut self, field: &str) {
-        self.dropped.push(field.to_owned());
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Call, Config, Event, HttpRequest, Out, Start};
-
-    const HEAD: [(&str, &str); 1] = [("content-type", "text/event-stream")];
-
-    /// Translates a stream of its own and says what it was made with.
-    struct Plain(String);
-
-    impl Provider for Plain {
-        type State = u64;
-        const MANIFEST: &'static str =
-            r#"{"schema":1,"id":"plain","api":"1.0","base_url":"https://plain.example/"}"#;
-
-        fn new(config: &Config) -> Result<Self, Fault> {
-            Ok(Self(config.base_url().to_owned()))
-        }
-
-        fn request(&self, call: &Call<'_>, _: &mut u64) -> Result<HttpRequest, Fault> {
-            Ok(HttpRequest::post(self.0.clone()).header("x-one", "1").forward(call))
-        }
-
-        fn event(&self, state: &mut u64, event: &Event<'_>, out: &mut Out<'_, '_>) -> Result<(), Fault> {
-            *state += 1;
-            match &*event.data {
-                b"end" => out.done(b""),
-                b"panic" => panic!("as asked"),
-                data => out.chunk(&[data, state.to_string().as_bytes()].concat()),
-            }
-            Ok(())
-        }
-    }
-
-    /// Forwards; waits twice before it starts.
-    struct Forward;
-
-    impl Provider for Forward {
-        type State = ();
-        const MANIFEST: &'static str = r#"{"schema":1,"id":"forward","api":"1.0","dialect":{"stream":"openai"},"stream":{"wake":["oops"]}}"#;
-
-        fn new(_: &Config) -> Result<Self, Fault> {
-            Ok(Self)
-        }
-
-        fn begin(&self, _: &Call<'_>, _: &mut ()) -> Result<Start, Fault> {
-            Ok(Start::Now)
-        }
-
-        fn timer(&self, _: &mut (), id: u64, out: &mut Out<'_, '_>) -> Result<(), Fault> {
-            if id < 2 {
-                out.sleep(std::time::Duration::from_millis(7));
-            } else {
-                out.http(&HttpRequest::get("https://forward.example"));
-            }
-            Ok(())
-        }
-
-        fn event(&self, _: &mut (), _: &Event<'_>, _: &mut Out<'_, '_>) -> Result<(), Fault> {
-            Err(Fault::upstream("woken"))
-        }
-    }
-
-    #[test]
-    fn a_translated_stream_is_recorded_and_comes_out_the_same_wherever_it_is_cut() {
-        let driver = Driver::new::<Plain>("{}").expect("valid");
-        let start = || driver.chat("m", "{\"a\":1}", true, &[]).expect("begins");
-        let outcome = cuts(start, 200, &HEAD, b"data: a\n\n: note\n\ndata: b\n\ndata: end\n\n");
-        assert_eq!(outcome.text(), "data: a1\n\ndata: b2\n\ndata: [DONE]\n\n");
-        let request = &outcome.requests[0];
-        assert_eq!((request.method.as_str(), request.url.as_str()), ("POST", "https://plain.example"));
-        assert_eq!((request.text(), request.header("x-one")), ("{\"a\":1}", Some("1")));
-    }
-
-    #[test]
-    fn panics_and_early_ends_are_faults() {
-        let driver = Driver::new::<Plain>("{\"base_url\":\"x\"}").expect("valid");
-        let start = || driver.chat("m", "{}", true, &[]).expect("begins");
-        let fault = |stream: &[u8]| cuts(start, 200, &HEAD, stream).fault.expect("a fault");
-        assert_eq!(fault(b"data: panic\n\n").kind, crate::FaultKind::PANIC);
-        assert_eq!(fault(b"data: a\n\n").kind, crate::FaultKind::UPSTREAM);
-        assert_eq!(start().answer(429, &[], &[b"{}"]).fault.expect("a fault").status, 429);
-    }
-
-    #[test]
-    fn a_stream_in_the_callers_dialect_is_forwarded_but_for_events_that_wake() {
-        let driver = Driver::new::<Forward>("{}").expect("valid");
-        let start = || driver.chat("m", "{}", true, &[]).expect("begins");
-        let usage = "data: {\"usage\":{\"prompt_tokens\":3}}\n\ndata: [DONE]\n\n";
-        let outcome = cuts(start, 200, &HEAD, usage.as_bytes());
-        assert_eq!((outcome.text(), outcome.usage.input), (usage, Some(3)));
-        assert_eq!(outcome.sleeps, [7, 7]);
-        let outcome = cuts(start, 200, &HEAD, b"data: 1\n\ndata: oops\n\ndata: [DONE]\n\n");
-        assert_eq!((outcome.passed.len(), outcome.fault.expect("a fault").message.as_str()), (1, "woken"));
-    }
-}
+mod tests;

@@ -88,3 +88,8 @@ fn requests_that_cannot_be_served_name_the_field() {
     check(json!({"messages": user(json!("x")), "max_tokens": "many"}), "cannot be read");
     assert!(Driver::new::<Echo>("{\"delay_ms\":\"slow\"}").is_err());
 }
+
+#[test]
+fn it_keeps_to_what_a_gateway_relies_on() {
+    provider_api::testing::conformance::<Echo>("fixtures");
+}

@@ -278,3 +278,8 @@ fn shortcodes_are_unique_across_the_cloud_providers_and_successors_exist() {
         }
     }
 }
+
+#[test]
+fn it_keeps_to_what_a_gateway_relies_on() {
+    provider_api::testing::conformance::<Mammouth>("fixtures");
+}

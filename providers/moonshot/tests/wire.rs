@@ -211,3 +211,8 @@ fn the_table_has_every_shortcode_of_the_first_gateway() {
     );
     assert_eq!(kimi.price_date.as_deref(), Some("2026-10-27"));
 }
+
+#[test]
+fn it_keeps_to_what_a_gateway_relies_on() {
+    provider_api::testing::conformance::<Moonshot>("fixtures");
+}

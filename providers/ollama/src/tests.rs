@@ -234,3 +234,8 @@ fn discovery_without_models_or_with_garbage_ends() {
     assert_eq!(models(b"{}").text(), "[]");
     assert_eq!(models(b"<html>").fault.expect("a fault").kind, FaultKind::DECODE);
 }
+
+#[test]
+fn it_keeps_to_what_a_gateway_relies_on() {
+    provider_api::testing::conformance::<Ollama>("fixtures");
+}

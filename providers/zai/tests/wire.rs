@@ -154,3 +154,8 @@ fn the_table_has_every_shortcode_of_the_first_gateway_and_both_spellings() {
         assert!(models.iter().any(|row| row.id == id.to_lowercase()), "{id} in lower case");
     }
 }
+
+#[test]
+fn it_keeps_to_what_a_gateway_relies_on() {
+    provider_api::testing::conformance::<Zai>("fixtures");
+}
