@@ -124,6 +124,30 @@ fn a_connection_serves_many_requests() {
 }
 
 #[test]
+fn a_service_manager_is_told_of_start_reload_and_stop() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a timeout");
+    let next = |wanted: &str| {
+        let mut text = [0; 500];
+        loop {
+            let length = socket.recv(&mut text).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+            if String::from_utf8_lossy(&text[..length]).contains(wanted) {
+                return;
+            }
+        }
+    };
+    let server = gateway().env("NOTIFY_SOCKET", path.to_str().expect("a path")).start();
+    next("READY=1");
+    server.reload();
+    next("RELOADING=1");
+    next("READY=1");
+    server.terminate();
+    next("STOPPING=1");
+}
+
+#[test]
 fn two_servers_do_not_share_a_data_directory_unseen() {
     let server = gateway().start();
     let text = std::fs::read_to_string(server.data().join("run.json")).expect("the file");

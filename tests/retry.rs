@@ -151,6 +151,27 @@ fn a_rate_limit_is_waited_for_within_the_callers_time() {
 }
 
 #[test]
+fn a_rate_limit_without_a_time_is_tried_again_and_told_with_one() {
+    let upstream = Upstream::json(429, error("rate_limit_error", "slow"));
+    let reply = ask(&server(&upstream), 1);
+    reply.error(429);
+    assert!(reply.header("retry-after").is_some_and(|wait| wait.parse::<u64>().is_ok()));
+    assert_eq!(upstream.requests().len(), 2);
+    // A date does as well as seconds.
+    let upstream = failing(9, |answer| {
+        let headers =
+            [("content-type", "application/json"), ("retry-after", "Fri, 31 Dec 2100 23:59:59 GMT")];
+        answer.whole(429, &headers, error("rate_limit_error", "slow").to_string().as_bytes());
+    });
+    let reply = ask(&server(&upstream), 3);
+    reply.error(429);
+    assert!(
+        reply.header("retry-after").and_then(|wait| wait.parse().ok()).is_some_and(|wait: u64| wait > 180)
+    );
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
 fn an_empty_purse_is_not_a_rate_limit() {
     let body = json!({"error": {"message": "ExceededBudget: User=secret-user over budget. Spend=4.1, Budget=4.0", "type": "budget_exceeded", "param": null, "code": "429"}});
     let upstream = Upstream::json(429, body);

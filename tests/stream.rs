@@ -233,6 +233,31 @@ fn a_caller_who_leaves_frees_the_provider() {
 }
 
 #[test]
+fn a_provider_that_thinks_for_long_gets_a_head_and_heartbeats() {
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let upstream = Upstream::start(move |_, answer| {
+        answer.stream();
+        gate.lock().expect("the gate").recv().expect("a go");
+        answer
+            .event(&chunk(json!({"content": "at last"}), None))
+            .event(&chunk(json!({}), Some("stop")))
+            .done();
+    });
+    let server =
+        gateway().provider("mammouth", &upstream.url("/v1")).config("[limits]\nheartbeat_secs = 1\n").start();
+    let mut caller = server.connect();
+    let start = Instant::now();
+    caller.start("POST", "/v1/chat/completions", &[], asking("gpt41").to_string().as_bytes());
+    assert_eq!(caller.head().status, 200);
+    // Ten seconds of silence; until then the answer could still have become an error with its own status.
+    assert!(start.elapsed() > Duration::from_secs(9), "{:?}", start.elapsed());
+    assert!(caller.read_until("\n\n").starts_with(": "));
+    go.send(()).expect("the upstream waits");
+    assert!(caller.read_until("[DONE]").contains("at last"));
+}
+
+#[test]
 fn usage_inside_the_stream_passes_as_it_came() {
     let mut last = chunk(json!({}), Some("stop"));
     last["usage"] = json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3});

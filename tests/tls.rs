@@ -45,6 +45,37 @@ fn a_certificate_is_made_for_every_local_name() {
 }
 
 #[test]
+fn the_certificate_names_every_local_address_and_the_host() {
+    use x509_parser::{extensions::GeneralName, prelude::*};
+    let server = gateway().start();
+    let pem = fs::read(server.data().join("certs/server.crt")).expect("the certificate");
+    let der = CertificateDer::from_pem_slice(&pem).expect("PEM");
+    let (_, certificate) = X509Certificate::from_der(&der).expect("a certificate");
+    let names = certificate.subject_alternative_name().expect("readable").expect("names").value;
+    let address = |bytes: &[u8]| -> Option<std::net::IpAddr> {
+        let v4 = <[u8; 4]>::try_from(bytes).map(std::net::IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from)).ok()
+    };
+    let (mut hosts, mut addresses) = (Vec::new(), Vec::new());
+    for name in &names.general_names {
+        match name {
+            GeneralName::DNSName(host) => hosts.push((*host).to_owned()),
+            GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let machine = fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+    for host in ["localhost", machine.trim()] {
+        assert!(hosts.iter().any(|known| known.eq_ignore_ascii_case(host)), "{host} in {hosts:?}");
+    }
+    for interface in if_addrs::get_if_addrs().expect("interfaces") {
+        let local = interface.ip();
+        let scoped = matches!(local, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
+        assert!(scoped || addresses.contains(&local), "{local} in {addresses:?}");
+    }
+}
+
+#[test]
 fn parent_directories_are_made_wherever_the_files_are() {
     let server = local().args(&["-cert", "deep/er/site.crt", "-key=other/site.key"]).start();
     assert!(server.data().join("deep/er/site.crt").exists() && server.data().join("other/site.key").exists());
