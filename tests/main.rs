@@ -9,6 +9,7 @@ mod chat;
 mod config;
 mod embeddings;
 mod errors;
+mod life;
 mod listen;
 mod logs;
 mod memory;

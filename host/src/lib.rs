@@ -26,6 +26,7 @@ pub mod upstream;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod drain;
 pub mod error;
 pub mod files;
 pub mod gateway;
