@@ -2,8 +2,10 @@
 
 pub mod client;
 pub mod server;
+pub mod terminal;
 pub mod upstream;
 
 pub use client::{Connection, PATIENCE, Reply};
-pub use server::{KEY, SERVER, Server, Setup, eventually, finish, gateway, plugin_file};
+pub use server::{CLI, KEY, SERVER, Server, Setup, eventually, finish, gateway, plugin_file, signal};
+pub use terminal::Terminal;
 pub use upstream::{Answer, Recorded, Upstream, chunk, completion, say, usage_chunk};

@@ -86,6 +86,20 @@ impl Account {
         log(settled);
     }
 
+    /// What all requests came to.
+    pub fn total(&self) -> Total {
+        let mut sums = Sums::default();
+        self.snapshot().values().for_each(|of| sums.merge(of));
+        Total {
+            input_tokens: sums.input,
+            output_tokens: sums.output,
+            cached_input_tokens: sums.cached,
+            reasoning_tokens: sums.reasoning,
+            cost_usd: sums.known_cost(),
+            estimated: sums.estimated > 0,
+        }
+    }
+
     /// The body of `GET /api/usage`, one line.
     pub fn usage(&self) -> String {
         let mut by_model: BTreeMap<String, Sums> = BTreeMap::new();
@@ -235,6 +249,23 @@ impl Sums {
     fn known_cost(&self) -> Option<f64> {
         (self.priced > 0 || self.unpriced == 0).then(|| nano(self.cost_usd))
     }
+}
+
+/// What all requests came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Total {
+    /// Prompt tokens.
+    pub input_tokens: u64,
+    /// Answer tokens.
+    pub output_tokens: u64,
+    /// Prompt tokens that were read from a cache.
+    pub cached_input_tokens: u64,
+    /// Answer tokens that were thought, not said.
+    pub reasoning_tokens: u64,
+    /// USD; `None` if tokens were spent and no price is known.
+    pub cost_usd: Option<f64>,
+    /// Whether some of it is an estimate.
+    pub estimated: bool,
 }
 
 /// A row of `GET /api/usage`.

@@ -23,10 +23,10 @@ pub mod route;
 pub mod session;
 pub mod upstream;
 
+pub mod ask;
 pub mod body;
 pub mod cli;
 pub mod config;
-pub mod drain;
 pub mod error;
 pub mod files;
 pub mod gateway;

@@ -16,7 +16,10 @@ use std::{
     future::Future,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,7 +36,6 @@ use tracing::warn;
 
 pub use self::bind::{BindError, Sockets, bind};
 use self::{
-    bind::Listening,
     connection::Server,
     gate::{Gate, Hush},
 };
@@ -41,7 +43,6 @@ use crate::{
     access::{Access, Door, Peer},
     body::Body,
     config::Limits,
-    drain::Drain,
     error::Error,
 };
 
@@ -51,7 +52,7 @@ const REFUSALS: usize = 256;
 /// How long to wait when a connection cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long requests may take to say that the time to drain is over, and connections to close.
+/// How long tasks may take to see that the time to drain is over.
 const AFTER_DRAIN: Duration = Duration::from_secs(1);
 
 /// What all connections use; a reload swaps it, and connections that come from then on see it.
@@ -62,8 +63,6 @@ pub struct Shared {
     pub limits: ArcSwap<Limits>,
     /// The certificate; none until one is loaded, and HTTPS connections are closed till then.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
-    /// How far the end of the service has come.
-    pub drain: Arc<Drain>,
 }
 
 impl Shared {
@@ -73,45 +72,41 @@ impl Shared {
             access: ArcSwap::from_pointee(access),
             limits: ArcSwap::from_pointee(limits),
             tls: ArcSwapOption::empty(),
-            drain: Arc::default(),
         }
     }
 }
 
-/// The end of the connections: no request runs any more, or the time is up.
+/// The end of the service, as connections see it.
 #[derive(Debug, Default)]
 struct Closing {
-    /// When connections are dropped, and when those are that still send what their reader takes slowly.
-    deadlines: OnceLock<(Instant, Instant)>,
-    /// Wakes every connection; cancelled after `deadlines` is set.
+    begun: AtomicBool,
+    /// When what is still open is dropped.
+    deadline: OnceLock<Instant>,
+    /// Wakes every connection; cancelled after `begun` is set.
     told: CancellationToken,
 }
 
 impl Closing {
-    fn begin(&self, drained: Instant) {
-        let soon = Instant::now() + AFTER_DRAIN;
-        self.deadlines.get_or_init(|| (soon, drained.max(soon)));
+    fn begin(&self, drain: Duration) {
+        self.deadline.get_or_init(|| Instant::now() + drain);
+        self.begun.store(true, Ordering::Release);
         self.told.cancel();
     }
 
     fn begun(&self) -> bool {
-        self.deadlines.get().is_some()
+        self.begun.load(Ordering::Acquire)
     }
 
-    fn deadline(&self, sending: bool) -> Option<Instant> {
-        self.deadlines.get().map(|(soon, last)| if sending { *last } else { *soon })
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
     }
 }
 
-/// Serves until `shared.drain` begins, then until no request runs or the `drain` limit passes; what runs then
-/// is told by [`Drain::cut`].
-///
-/// While it drains, sockets of our own stay open, so that callers get an answer (the handler's); those that
-/// systemd handed over are left to the next process.
+/// Serves until `drain` is cancelled, then finishes what is open until the `drain` limit passes.
 ///
 /// Every request goes to `handler`. Its future is dropped when the caller leaves; the body it returns is
 /// polled only while the caller takes it.
-pub async fn serve<H, F>(sockets: Sockets, shared: Arc<Shared>, handler: H)
+pub async fn serve<H, F>(sockets: Sockets, shared: Arc<Shared>, handler: H, drain: CancellationToken)
 where
     H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -120,7 +115,7 @@ where
     let connections = TaskTracker::new();
     let gate = Arc::new(Gate::default());
     let doors = TaskTracker::new();
-    for Listening { door, socket, handed_over } in sockets.0 {
+    for (door, socket) in sockets.0 {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -135,36 +130,17 @@ where
             tasks: connections.clone(),
         };
         let listener = Listener::new(door, &socket, Arc::clone(&gate), server);
-        let (drain, closing) = (Arc::clone(&shared.drain), Arc::clone(&closing));
-        doors.spawn(listener.run(socket, async move {
-            if handed_over { drain.told().await } else { closing.told.cancelled().await }
-        }));
+        doors.spawn(listener.run(socket, drain.clone()));
     }
     doors.close();
-    shared.drain.told().await;
-    let drained = Instant::now() + shared.limits.load().drain;
-    finish_requests(&shared.drain, drained).await;
-    closing.begin(drained);
+    drain.cancelled().await;
     doors.wait().await;
+    let limit = shared.limits.load().drain;
+    closing.begin(limit);
     connections.close();
-    let last = closing.deadline(true).unwrap_or(drained) + AFTER_DRAIN;
-    if tokio::time::timeout_at(last, connections.wait()).await.is_err() {
+    if tokio::time::timeout(limit + AFTER_DRAIN, connections.wait()).await.is_err() {
         warn!(open = connections.len(), "connections were still open at the end");
     }
-}
-
-/// Waits until no request runs; those that still run at `drained` are told that their time is up.
-async fn finish_requests(drain: &Drain, drained: Instant) {
-    tokio::select! {
-        biased;
-        () = drain.idle() => return,
-        () = drain.time_is_up() => {}
-        () = tokio::time::sleep_until(drained) => {
-            warn!(requests = drain.running(), "the time to finish is over; open requests end now");
-            drain.cut();
-        }
-    }
-    let _ = tokio::time::timeout(AFTER_DRAIN, drain.idle()).await;
 }
 
 /// Accepts the connections of one socket.
@@ -199,12 +175,12 @@ where
         }
     }
 
-    async fn run(self, socket: TcpListener, end: impl Future<Output = ()>) {
-        let mut end = std::pin::pin!(end);
+    async fn run(self, socket: TcpListener, drain: CancellationToken) {
+        let mut drained = std::pin::pin!(drain.cancelled());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut end => return,
+                () = &mut drained => return,
                 accepted = socket.accept() => accepted,
             };
             match accepted {

@@ -17,6 +17,8 @@ use super::client::{Connection, PATIENCE, Reply};
 
 /// The server's program.
 pub const SERVER: &str = env!("CARGO_BIN_EXE_sigoREST");
+/// The command line program.
+pub const CLI: &str = env!("CARGO_BIN_EXE_sigoE");
 /// The plugins that the project ships.
 pub const PLUGINS: [&str; 5] = ["echo", "mammouth", "moonshot", "ollama", "zai"];
 
@@ -120,12 +122,7 @@ impl Setup {
 
     /// Starts the server and waits until it listens.
     pub fn start(self) -> Server {
-        let command = self.command(SERVER);
-        self.start_as(command)
-    }
-
-    /// Starts the server by a command of the test's own, whose process becomes the server.
-    pub fn start_as(self, mut command: Command) -> Server {
+        let mut command = self.command(SERVER);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
         let log = Log::of(&mut child);
         let mut server = Server { child, log, setup: self, http: Vec::new(), https: Vec::new() };
@@ -319,11 +316,6 @@ impl Server {
         signal(self.id(), rustix::process::Signal::HUP);
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, kind: rustix::process::Signal) {
-        signal(self.id(), kind);
-    }
-
     /// Asks it to stop.
     pub fn terminate(&self) {
         signal(self.id(), rustix::process::Signal::TERM);
@@ -336,15 +328,11 @@ impl Server {
     }
 
     /// Stops it and starts another one in the same directory.
-    pub fn restart(self) -> Self {
-        self.stop().start()
-    }
-
-    /// Stops it; what it started with, and its directory, stay.
-    pub fn stop(mut self) -> Setup {
+    pub fn restart(mut self) -> Self {
         self.terminate();
         self.ended();
-        std::mem::replace(&mut self.setup, gateway())
+        let setup = std::mem::replace(&mut self.setup, gateway());
+        setup.start()
     }
 }
 

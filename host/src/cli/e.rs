@@ -4,6 +4,13 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, Command};
 
+mod output;
+mod prompt;
+mod run;
+mod tables;
+
+pub use run::run;
+
 use super::{ServerArgs, Usage, VERSION, argv, help, shared, switch, valued};
 use crate::config::Level;
 
@@ -16,8 +23,8 @@ pub struct EArgs {
     pub session: Option<String>,
     /// `-n`; `None`, as 0, leaves it to the model.
     pub max_tokens: Option<u64>,
-    /// `-t`: seconds, 1 to 3600; default 180.
-    pub timeout: u64,
+    /// `-t`: seconds, 1 to 3600; `None` is the gateway's default, which knows how slow a provider may be.
+    pub timeout: Option<u64>,
     /// `-r`: 0 to 10; default 3.
     pub retries: u32,
     /// `-q`
@@ -79,7 +86,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<EArgs, Usa
         model: text("model").unwrap_or_else(|| "gpt41".into()),
         session: text("session").filter(|session| !session.is_empty()),
         max_tokens: matches.get_one("max-tokens").copied().filter(|tokens| *tokens > 0),
-        timeout: matches.get_one("timeout").copied().unwrap_or(180),
+        timeout: matches.get_one("timeout").copied(),
         retries: matches.get_one("retries").copied().unwrap_or(3),
         quiet: set("quiet").unwrap_or(false),
         json: set("json").unwrap_or(false),
@@ -102,10 +109,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<EArgs, Usa
 pub fn help_text() -> String {
     let mut out = format!(
         "sigoE {VERSION}: asks a model from the command line\n\nUsage: sigoE [flags] [prompt]\n\
-         The prompt is read from standard input if that is not a terminal, else from the arguments, else asked for.\n\n\
+         The prompt is what stands behind the flags; what is piped in is put behind it, or is the prompt if there\n\
+         is no other. Without both it is asked for.\n\n\
          Flags, with one dash or two, as `-flag value` or `-flag=value`:\n"
     );
     help::flags(&mut out, &flags());
+    out.push_str(
+        "\nEvery model that the installed providers know can be asked, whether models.csv offers it or not. The memory\n\
+         block is the server's alone: it is not sent. Keys come from the environment, as -i shows.\n\n\
+         Ends with 0, with 1 if there is no answer (unknown model, missing key, failure), with 2 if the prompt is\n\
+         empty or a flag is wrong.\n",
+    );
     out
 }
 
@@ -126,7 +140,8 @@ fn flags() -> Command {
             .short('n'),
         )
         .arg(
-            number("timeout", "SECONDS", "time for the whole answer, 1 to 3600 (default 180)", (1, 3600))
+            number("timeout", "SECONDS", "time for the whole answer, or for silence in one that is printed as it comes, 1 to 3600 (default 180, \
+                more for local models)", (1, 3600))
                 .short('t'),
         )
         .arg(
@@ -146,7 +161,13 @@ fn flags() -> Command {
         .arg(switch("info", "print what is known about the model").short('i'))
         .arg(switch("stream", "print the answer as it comes (default: on a terminal)"));
     shared(command)
-        .mut_arg("quiet", |flag| flag.help("errors only"))
+        .mut_arg("log-level", |flag| {
+            flag.help("least level that is logged: debug, info, warn, error (default warn)")
+        })
+        .mut_arg("data-dir", |flag| {
+            flag.help("directory of .sessions, models.csv, plugins (default: the working directory)")
+        })
+        .mut_arg("quiet", |flag| flag.help("log errors only, and do not say why there is no answer"))
         .mut_arg("json", |flag| flag.help("print the result as one JSON line"))
         .arg(switch("version", "print the version and end"))
         .arg(switch("help", "print this text and the sessions, and end").short('h'))
@@ -179,7 +200,7 @@ mod tests {
     fn the_originals_flags_and_long_forms() {
         let args = read(&["-m", "kimi", "-sp=Be brief", "-T", "-1", "-n0", "what", "-t", "30", "is --this?"]);
         let args = args.expect("valid");
-        assert_eq!((args.model.as_str(), args.timeout, args.retries), ("kimi", 30, 3));
+        assert_eq!((args.model.as_str(), args.timeout, args.retries), ("kimi", Some(30), 3));
         assert_eq!((args.temperature, args.max_tokens), (None, None));
         assert_eq!(args.system_prompt.as_deref(), Some("Be brief"));
         assert_eq!(args.prompt.as_deref(), Some("what is --this?"));
