@@ -1,6 +1,6 @@
 //! Starting, listening, stopping.
 
-use std::{net::TcpListener, sync::mpsc};
+use std::net::TcpListener;
 
 use serde_json::json;
 
@@ -64,32 +64,6 @@ fn the_run_file_is_private_and_goes_with_the_server() {
     server.terminate();
     assert!(server.ended().success());
     assert!(!file.exists());
-}
-
-#[test]
-fn stopping_finishes_open_answers_first() {
-    let (go, gate) = mpsc::channel::<()>();
-    let gate = std::sync::Mutex::new(gate);
-    let upstream = Upstream::start(move |_, answer| {
-        answer.stream().event(&chunk(json!({"content": "first"}), None));
-        gate.lock().expect("the gate").recv().expect("a go");
-        answer.event(&chunk(json!({"content": "last"}), Some("stop"))).done();
-    });
-    let mut server = gateway().provider("mammouth", &upstream.url("/v1")).start();
-    let mut caller = server.connect();
-    let body = json!({"model": "gpt41", "stream": true, "messages": [{"role": "user", "content": "x"}]});
-    caller.start("POST", "/v1/chat/completions", &[], body.to_string().as_bytes());
-    caller.head();
-    caller.read_until("first");
-    server.terminate();
-    // New connections are not taken any more.
-    let address = server.http();
-    crate::harness::eventually("the door to close", || {
-        std::net::TcpStream::connect(address).is_err().then_some(())
-    });
-    go.send(()).expect("the upstream waits");
-    assert!(caller.read_until("[DONE]").contains("last"));
-    assert!(server.ended().success());
 }
 
 #[test]

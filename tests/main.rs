@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod embeddings;
 mod errors;
+mod life;
 mod listen;
 mod logs;
 mod memory;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use crate::{
     access::{Access, Machine},
     account::Account,
     breaker::Breakers,
-    catalog::{self, Catalog, Entry, List, Owners},
+    catalog::{self, Catalog, Entry, List},
     config::Settings,
     error::Error,
     files,
@@ -30,8 +30,11 @@ use crate::{
 };
 
 mod life;
+mod notify;
+mod record;
 
-pub use life::{Reload, StartError, run};
+pub use life::{Ended, Reload, StartError, run};
+use record::Record;
 
 /// How long a provider may take to list its models.
 const DISCOVERY_LIMIT: Duration = Duration::from_secs(3);
@@ -39,7 +42,7 @@ const DISCOVERY_LIMIT: Duration = Duration::from_secs(3);
 /// Callers who miss a model make it be looked for again, but not more often than this.
 const DISCOVERY_GAP: Duration = Duration::from_secs(1);
 
-/// Largest models.csv and shortcodes.json.
+/// Largest models.csv.
 const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// What a gateway is opened for.
@@ -81,6 +84,8 @@ pub struct Gateway {
     /// Warnings about models that were logged already.
     warned: Mutex<Vec<String>>,
     purpose: Purpose,
+    /// The operator's models.csv as it was read last; `None`: there is none.
+    own_list: Mutex<Option<String>>,
 }
 
 impl Gateway {
@@ -106,6 +111,7 @@ impl Gateway {
             discovery: tokio::sync::Mutex::new(None),
             warned: Mutex::default(),
             purpose,
+            own_list: Mutex::default(),
             settings: ArcSwap::from_pointee(settings),
         });
         gateway.plugins.reload(&gateway.settings.load());
@@ -115,34 +121,26 @@ impl Gateway {
 
     /// Builds the catalog from what providers, models.csv and the settings say. Blocks: files are read.
     pub fn rebuild_catalog(&self) {
+        // Held all the time: of two that build at once, the one that read last must win.
+        let mut own_list = self.own_list.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = self.settings.load();
-        let dir = &settings.data_dir;
-        let text = |name: &str| match files::read(&dir.join(name), MAX_LIST_BYTES) {
-            Ok(bytes) => bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        match files::read(&settings.data_dir.join("models.csv"), MAX_LIST_BYTES) {
+            Ok(bytes) => *own_list = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) => {
-                tracing::warn!(file = name, %error, "a file cannot be read");
-                None
+                let instead = if own_list.is_some() { "as it was read before" } else { "the built-in one" };
+                tracing::warn!(%error, instead, "models.csv cannot be read; another list is in force until it is repaired");
             }
-        };
-        let own_list = text("models.csv");
+        }
         let (list, mut warnings) = List::parse(own_list.as_deref().unwrap_or(catalog::DEFAULT_LIST));
-        let record = text("shortcodes.json");
-        let owners = Owners::new(settings.models.clone(), record.as_deref()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "shortcodes.json cannot be read; who owns which shortcode is decided anew");
-            Owners { pinned: settings.models.clone(), ..Owners::default() }
-        });
+        let record = Record::read(&settings);
         let sources: Vec<_> = self.plugins.current().providers.values().map(|p| p.source()).collect();
-        let (built, more) = catalog::build(&sources, &list, &owners);
+        let (built, more) = catalog::build(&sources, &list, &record.owners);
         warnings.extend(more);
         self.warn_once(warnings.iter().map(ToString::to_string).collect());
-        let changed = built.owners().recorded != owners.recorded;
         if self.purpose == Purpose::Ask {
             self.known.store(Arc::new(catalog::build_all(&sources, &list, built.owners())));
-        } else if changed
-            && let Err(error) =
-                files::replace(&dir.join("shortcodes.json"), built.owners().to_json().as_bytes())
-        {
-            tracing::warn!(%error, "shortcodes.json cannot be written; a clash may be decided anew after a restart");
+        } else {
+            record.write(built.owners());
         }
         let targets: std::collections::HashSet<&str> =
             built.entries().iter().map(|entry| &*entry.target).collect();
@@ -151,7 +149,7 @@ impl Gateway {
     }
 
     fn warn_once(&self, warnings: Vec<String>) {
-        let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
             match self.purpose {
                 Purpose::Serve => tracing::warn!(why = %warning, "models"),

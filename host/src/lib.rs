@@ -27,6 +27,7 @@ pub mod ask;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod drain;
 pub mod error;
 pub mod files;
 pub mod gateway;

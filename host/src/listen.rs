@@ -16,10 +16,7 @@ use std::{
     future::Future,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -36,6 +33,7 @@ use tracing::warn;
 
 pub use self::bind::{BindError, Sockets, bind};
 use self::{
+    bind::Listening,
     connection::Server,
     gate::{Gate, Hush},
 };
@@ -43,6 +41,7 @@ use crate::{
     access::{Access, Door, Peer},
     body::Body,
     config::Limits,
+    drain::Drain,
     error::Error,
 };
 
@@ -52,7 +51,7 @@ const REFUSALS: usize = 256;
 /// How long to wait when a connection cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long tasks may take to see that the time to drain is over.
+/// How long requests may take to say that the time to drain is over, and connections to close.
 const AFTER_DRAIN: Duration = Duration::from_secs(1);
 
 /// What all connections use; a reload swaps it, and connections that come from then on see it.
@@ -63,6 +62,8 @@ pub struct Shared {
     pub limits: ArcSwap<Limits>,
     /// The certificate; none until one is loaded, and HTTPS connections are closed till then.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// How far the end of the service has come.
+    pub drain: Arc<Drain>,
 }
 
 impl Shared {
@@ -72,41 +73,45 @@ impl Shared {
             access: ArcSwap::from_pointee(access),
             limits: ArcSwap::from_pointee(limits),
             tls: ArcSwapOption::empty(),
+            drain: Arc::default(),
         }
     }
 }
 
-/// The end of the service, as connections see it.
+/// The end of the connections: no request runs any more, or the time is up.
 #[derive(Debug, Default)]
 struct Closing {
-    begun: AtomicBool,
-    /// When what is still open is dropped.
-    deadline: OnceLock<Instant>,
-    /// Wakes every connection; cancelled after `begun` is set.
+    /// When connections are dropped, and when those are that still send what their reader takes slowly.
+    deadlines: OnceLock<(Instant, Instant)>,
+    /// Wakes every connection; cancelled after `deadlines` is set.
     told: CancellationToken,
 }
 
 impl Closing {
-    fn begin(&self, drain: Duration) {
-        self.deadline.get_or_init(|| Instant::now() + drain);
-        self.begun.store(true, Ordering::Release);
+    fn begin(&self, drained: Instant) {
+        let soon = Instant::now() + AFTER_DRAIN;
+        self.deadlines.get_or_init(|| (soon, drained.max(soon)));
         self.told.cancel();
     }
 
     fn begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+        self.deadlines.get().is_some()
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.deadline.get().copied()
+    fn deadline(&self, sending: bool) -> Option<Instant> {
+        self.deadlines.get().map(|(soon, last)| if sending { *last } else { *soon })
     }
 }
 
-/// Serves until `drain` is cancelled, then finishes what is open until the `drain` limit passes.
+/// Serves until `shared.drain` begins, then until no request runs or the `drain` limit passes; what runs then
+/// is told by [`Drain::cut`].
+///
+/// While it drains, sockets of our own stay open, so that callers get an answer (the handler's); those that
+/// systemd handed over are left to the next process.
 ///
 /// Every request goes to `handler`. Its future is dropped when the caller leaves; the body it returns is
 /// polled only while the caller takes it.
-pub async fn serve<H, F>(sockets: Sockets, shared: Arc<Shared>, handler: H, drain: CancellationToken)
+pub async fn serve<H, F>(sockets: Sockets, shared: Arc<Shared>, handler: H)
 where
     H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -115,7 +120,7 @@ where
     let connections = TaskTracker::new();
     let gate = Arc::new(Gate::default());
     let doors = TaskTracker::new();
-    for (door, socket) in sockets.0 {
+    for Listening { door, socket, handed_over } in sockets.0 {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -130,17 +135,36 @@ where
             tasks: connections.clone(),
         };
         let listener = Listener::new(door, &socket, Arc::clone(&gate), server);
-        doors.spawn(listener.run(socket, drain.clone()));
+        let (drain, closing) = (Arc::clone(&shared.drain), Arc::clone(&closing));
+        doors.spawn(listener.run(socket, async move {
+            if handed_over { drain.told().await } else { closing.told.cancelled().await }
+        }));
     }
     doors.close();
-    drain.cancelled().await;
+    shared.drain.told().await;
+    let drained = Instant::now() + shared.limits.load().drain;
+    finish_requests(&shared.drain, drained).await;
+    closing.begin(drained);
     doors.wait().await;
-    let limit = shared.limits.load().drain;
-    closing.begin(limit);
     connections.close();
-    if tokio::time::timeout(limit + AFTER_DRAIN, connections.wait()).await.is_err() {
+    let last = closing.deadline(true).unwrap_or(drained) + AFTER_DRAIN;
+    if tokio::time::timeout_at(last, connections.wait()).await.is_err() {
         warn!(open = connections.len(), "connections were still open at the end");
     }
+}
+
+/// Waits until no request runs; those that still run at `drained` are told that their time is up.
+async fn finish_requests(drain: &Drain, drained: Instant) {
+    tokio::select! {
+        biased;
+        () = drain.idle() => return,
+        () = drain.time_is_up() => {}
+        () = tokio::time::sleep_until(drained) => {
+            warn!(requests = drain.running(), "the time to finish is over; open requests end now");
+            drain.cut();
+        }
+    }
+    let _ = tokio::time::timeout(AFTER_DRAIN, drain.idle()).await;
 }
 
 /// Accepts the connections of one socket.
@@ -175,12 +199,12 @@ where
         }
     }
 
-    async fn run(self, socket: TcpListener, drain: CancellationToken) {
-        let mut drained = std::pin::pin!(drain.cancelled());
+    async fn run(self, socket: TcpListener, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut drained => return,
+                () = &mut end => return,
                 accepted = socket.accept() => accepted,
             };
             match accepted {

@@ -5,6 +5,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -69,7 +70,7 @@ fn run() -> Result<(), Stop> {
         Command::PluginProbe(_) => Err(Stop::failed("probing plugins is not built yet")),
         Command::Serve => {
             let loaded = load(&args, environment)?;
-            serve(loaded, Box::new(move || again(&args)))
+            serve(loaded, Arc::new(move || again(&args)))
         }
     }
 }
@@ -128,7 +129,13 @@ fn serve(loaded: Loaded, reload: gateway::Reload) -> Result<(), Stop> {
     let outcome = runtime.block_on(gateway::run(settings, reload));
     // What still runs was given its time to drain.
     runtime.shutdown_background();
-    outcome.map_err(Stop::failed)
+    match outcome.map_err(Stop::failed)? {
+        gateway::Ended::Drained => Ok(()),
+        // As shells tell it.
+        gateway::Ended::Killed(signal) => {
+            Err(Stop { code: u8::try_from(128 + signal).unwrap_or(FAILED), line: String::new() })
+        }
+    }
 }
 
 /// Reads the settings again for a reload; what is wrong becomes one line.

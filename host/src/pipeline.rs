@@ -17,6 +17,7 @@ use crate::{
         chat::{Chat, Insert, Options},
         embeddings::Embeddings,
     },
+    drain::Drain,
     error::Error,
     gateway::{self, Gateway},
     limits::{self, Permit},
@@ -72,11 +73,15 @@ async fn routed<B>(
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
+    let drain = &gateway.shared.drain;
+    if drain.begun() {
+        return logged(id, caller.address, head, Err(Drain::refusal()));
+    }
     let operation = match (&head.method, head.uri.path()) {
         (&Method::POST, "/v1/chat/completions") => chat,
         (&Method::POST, "/v1/embeddings") => return embeddings(gateway, id, caller, head, body).await,
         _ => {
-            let answered = api::answer(gateway, &caller, head, body).await;
+            let answered = drain.unless_cut(api::answer(gateway, &caller, head, body)).await;
             return logged(id, caller.address, head, answered);
         }
     };
@@ -86,7 +91,8 @@ where
         let body = limits::read_body(body, head, &gateway.shared.limits.load()).await?;
         operation(gateway, Chat::parse(body)?, permit, &mut ledger).await
     };
-    settled(answered.await, ledger)
+    let answered = drain.unless_cut(answered).await;
+    settled(answered, ledger)
 }
 
 /// Closes the books of a request that was refused.
@@ -141,7 +147,9 @@ pub async fn chat(
             let head = head(&plan, "text/event-stream", run.dropped());
             let heartbeat = gateway.shared.limits.load().heartbeat;
             let (idle, breaker) = (plan.idle, plan.breaker);
-            let delivery = Delivery { run: *run, ledger, permit, breaker, idle, heartbeat, session: storing };
+            let drain = Arc::clone(&gateway.shared.drain);
+            let delivery =
+                Delivery { run: *run, ledger, permit, drain, breaker, idle, heartbeat, session: storing };
             Ok(head.map(|()| delivery.body()))
         }
     }
@@ -191,7 +199,7 @@ where
             Answer::Stream(_) => Err(Error::internal("embeddings are never streamed")),
         }
     };
-    let answered = answered.await;
+    let answered = gateway.shared.drain.unless_cut(answered).await;
     settled(answered, ledger)
 }
 

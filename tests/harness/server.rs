@@ -122,7 +122,12 @@ impl Setup {
 
     /// Starts the server and waits until it listens.
     pub fn start(self) -> Server {
-        let mut command = self.command(SERVER);
+        let command = self.command(SERVER);
+        self.start_as(command)
+    }
+
+    /// Starts the server by a command of the test's own, whose process becomes the server.
+    pub fn start_as(self, mut command: Command) -> Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
         let log = Log::of(&mut child);
         let mut server = Server { child, log, setup: self, http: Vec::new(), https: Vec::new() };
@@ -316,6 +321,11 @@ impl Server {
         signal(self.id(), rustix::process::Signal::HUP);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, kind: rustix::process::Signal) {
+        signal(self.id(), kind);
+    }
+
     /// Asks it to stop.
     pub fn terminate(&self) {
         signal(self.id(), rustix::process::Signal::TERM);
@@ -328,11 +338,15 @@ impl Server {
     }
 
     /// Stops it and starts another one in the same directory.
-    pub fn restart(mut self) -> Self {
+    pub fn restart(self) -> Self {
+        self.stop().start()
+    }
+
+    /// Stops it; what it started with, and its directory, stay.
+    pub fn stop(mut self) -> Setup {
         self.terminate();
         self.ended();
-        let setup = std::mem::replace(&mut self.setup, gateway());
-        setup.start()
+        std::mem::replace(&mut self.setup, gateway())
     }
 }
 

@@ -3,10 +3,12 @@
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
-use super::{Gateway, Purpose};
+use super::{Gateway, Purpose, notify};
 use crate::{
     access::{Access, Door, Machine},
     config::Settings,
@@ -19,20 +21,34 @@ const DISCOVERY_PERIOD: Duration = Duration::from_secs(15);
 /// How long the start waits for providers that list their models; they go on in the background.
 const DISCOVERY_AT_START: Duration = Duration::from_millis(300);
 
+/// How long open requests may take to end when the server is to end at once.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Why the server does not start or stops early: one line for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
 
-/// Reads the settings again; the text of an error is for the log.
-pub type Reload = Box<dyn Fn() -> Result<Settings, String> + Send + Sync>;
+/// Reads the settings again, which blocks; the text of an error is for the log.
+pub type Reload = Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>;
+
+/// How the server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, and finished what was open as far as its time allowed.
+    Drained,
+    /// By this signal, the second one: at once.
+    Killed(i32),
+}
 
 /// Runs the server until it is told to stop.
 ///
 /// # Errors
 /// A port that is taken, a certificate that cannot be read, a data directory that cannot be used.
-pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
+pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError(error.to_string());
+    // Before anything else: a signal that nothing catches would end the process.
+    let signals = Signals::new().map_err(|error| failed(&error))?;
     let _claim = match files::claim(&settings.data_dir) {
         Ok(lock) => Some(lock),
         Err(files::LockError::Io { source: error, .. }) => {
@@ -42,6 +58,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
         Err(error) => return Err(failed(&error)),
     };
     let sockets = listen::bind(&settings).map_err(|error| failed(&error))?;
+    let run_file = settings.data_dir.join("run.json");
     let opened = tokio::task::spawn_blocking(move || {
         let tls = tls::load(&settings)?;
         let gateway = Gateway::open(settings, Purpose::Serve);
@@ -50,25 +67,24 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), StartError> {
     });
     let opened: Result<_, tls::TlsError> = opened.await.map_err(|error| failed(&error))?;
     let gateway = opened.map_err(|error| failed(&error))?;
-    let first = tokio::spawn(looking(Arc::clone(&gateway)));
     let _ = tokio::time::timeout(DISCOVERY_AT_START, gateway.discover(Duration::from_secs(1))).await;
 
-    // Before anybody is told that the server is there: a signal that nothing catches would end it.
-    let signals = Signals::new().map_err(|error| failed(&error))?;
     let addresses = sockets.addresses();
     announce(&gateway, &addresses);
-    let drain = CancellationToken::new();
     let handler = {
         let gateway = Arc::clone(&gateway);
         move |peer, request| pipeline::answer(Arc::clone(&gateway), peer, request)
     };
-    let shared = Arc::clone(&gateway.shared);
-    let serving = tokio::spawn(listen::serve(sockets, shared, handler, drain.clone()));
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    watch_signals(&gateway, &reload, signals, drain, serving).await;
-    first.abort();
-    let _ = std::fs::remove_file(gateway.settings.load().data_dir.join("run.json"));
-    Ok(())
+    let Signals { term, int, hup } = signals;
+    let mut beside = JoinSet::new();
+    beside.spawn(looking(Arc::clone(&gateway)));
+    beside.spawn(notify::watchdog());
+    beside.spawn(reloading(Arc::clone(&gateway), reload, hup));
+    let serving = tokio::spawn(listen::serve(sockets, Arc::clone(&gateway.shared), handler));
+    notify::ready();
+    let ended = until_told(&gateway, term, int, serving).await;
+    let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(run_file)).await;
+    Ok(ended)
 }
 
 /// Looks at the providers that list their models from time to time, and closes idle connections.
@@ -97,60 +113,60 @@ impl Signals {
     }
 }
 
-async fn watch_signals(
-    gateway: &Arc<Gateway>,
-    reload: &Reload,
-    mut signals: Signals,
-    drain: CancellationToken,
+/// Serves until the first signal and everything open is done, or until the second.
+async fn until_told(
+    gateway: &Gateway,
+    mut term: Signal,
+    mut int: Signal,
     mut serving: tokio::task::JoinHandle<()>,
-) {
-    let mut told = false;
+) -> Ended {
+    let drain = &gateway.shared.drain;
     loop {
-        tokio::select! {
+        let kind = tokio::select! {
             // All branches are cancel-safe: a signal that is not taken now is taken in the next round.
-            _ = &mut serving => return,
-            () = received(&mut signals.term, &mut signals.int) => {
-                if std::mem::replace(&mut told, true) {
-                    tracing::warn!("told to stop a second time; stopping at once");
-                    return;
-                }
-                let requests = gateway.in_flight.count();
-                tracing::info!(requests, "stopping; a second signal stops at once");
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                drain.cancel();
+            _ = &mut serving => {
+                tracing::info!("stopped");
+                return Ended::Drained;
             }
-            _ = signals.hup.recv() => reload_all(gateway, reload).await,
+            _ = term.recv() => SignalKind::terminate(),
+            _ = int.recv() => SignalKind::interrupt(),
+        };
+        if drain.begun() {
+            tracing::warn!("told to stop a second time; stopping at once");
+            // Callers and the books are told; that takes no noticeable time.
+            drain.cut();
+            let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+            return Ended::Killed(kind.as_raw_value());
         }
+        let limit = gateway.shared.limits.load().drain;
+        let (requests, drain_secs) = (drain.running(), limit.as_secs());
+        tracing::info!(requests, drain_secs, "stopping; a second signal stops at once");
+        notify::stopping(limit);
+        drain.begin();
     }
 }
 
-async fn received(term: &mut Signal, int: &mut Signal) {
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Reloads whenever it is told to; signals that come meanwhile make one more reload.
+async fn reloading(gateway: Arc<Gateway>, reload: Reload, mut hup: Signal) {
+    while hup.recv().await.is_some() {
+        if gateway.shared.drain.begun() {
+            tracing::info!("told to reload while stopping; nothing is reloaded");
+            continue;
+        }
+        reload_all(&gateway, &reload).await;
     }
 }
 
 /// Brings changed settings, certificates, plugins, models and memory into force; keeps what was where the
 /// new is wrong.
 async fn reload_all(gateway: &Arc<Gateway>, reload: &Reload) {
-    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
-    }
-    match reload() {
-        Ok(settings) => {
-            telemetry::set(settings.log);
-            let shared = &gateway.shared;
-            shared.access.store(Arc::new(Access::new(&settings.access, &Machine::here())));
-            shared.limits.store(Arc::new(settings.limits.clone()));
-            gateway.in_flight.set_max(settings.limits.max_in_flight);
-            gateway.breakers.set(settings.breaker);
-            gateway.settings.store(Arc::new(settings));
+    notify::reloading();
+    let (blocking, reload) = (Arc::clone(gateway), Arc::clone(reload));
+    let done = tokio::task::spawn_blocking(move || {
+        match reload() {
+            Ok(settings) => blocking.set(settings),
+            Err(why) => tracing::error!(%why, "the settings are wrong; the old ones stay in force"),
         }
-        Err(why) => tracing::error!(%why, "the settings are wrong; the old ones stay in force"),
-    }
-    let blocking = Arc::clone(gateway);
-    let _ = tokio::task::spawn_blocking(move || {
         let settings = blocking.settings.load();
         match tls::load(&settings) {
             Ok(tls) => blocking.shared.tls.store(Some(tls)),
@@ -158,12 +174,34 @@ async fn reload_all(gateway: &Arc<Gateway>, reload: &Reload) {
         }
         blocking.plugins.reload(&settings);
         blocking.rebuild_catalog();
-    })
-    .await;
+    });
+    if let Err(error) = done.await {
+        tracing::error!(%error, "the reload broke off; what it did not reach is as it was");
+    }
     gateway.memory.reload().await;
     gateway.discover(Duration::ZERO).await;
     tracing::info!(models = gateway.catalog.load().entries().len(), "reloaded");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    notify::ready();
+}
+
+impl Gateway {
+    /// Brings changed settings into force, but for those that only a start can.
+    fn set(&self, settings: Settings) {
+        let old = self.settings.load();
+        let fixed = |settings: &Settings| {
+            (settings.http_port, settings.https_port, settings.http_addresses(), settings.https_addresses())
+        };
+        if fixed(&settings) != fixed(&old) || settings.data_dir != old.data_dir {
+            tracing::warn!("ports, addresses and the data directory change with a restart only");
+        }
+        let settings = Settings { data_dir: old.data_dir.clone(), ..settings };
+        telemetry::set(settings.log);
+        self.shared.access.store(Arc::new(Access::new(&settings.access, &Machine::here())));
+        self.shared.limits.store(Arc::new(settings.limits.clone()));
+        self.in_flight.set_max(settings.limits.max_in_flight);
+        self.breakers.set(settings.breaker);
+        self.settings.store(Arc::new(settings));
+    }
 }
 
 /// Says what was found, and writes the addresses to `run.json`.

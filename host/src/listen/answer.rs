@@ -11,12 +11,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::pulse::{Busy, Pulse};
-use crate::{access::Peer, body::Body};
+use crate::{
+    access::Peer,
+    body::Body,
+    drain::{Drain, Running},
+};
 
 thread_local! {
     /// Whether the body that was polled last gave bytes away rather than waited for them; `None`: none was
@@ -34,6 +38,7 @@ pub(super) fn gave_bytes<T>(poll: impl FnOnce() -> T) -> (T, Option<bool>) {
 pub(super) struct Tracked {
     body: Body,
     _busy: Busy,
+    _running: Running,
 }
 
 impl HttpBody for Tracked {
@@ -63,20 +68,27 @@ pub(super) fn answer<H, F>(
     handler: &H,
     peer: Peer,
     pulse: &Arc<Pulse>,
+    drain: &Arc<Drain>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tracked>, Infallible>> + use<H, F>
 where
     H: Fn(Peer, Request<Incoming>) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let busy = pulse.begin();
+    let (busy, running) = (pulse.begin(), drain.enter());
+    let drain = Arc::clone(drain);
+    let one_request = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let answering = handler(peer, request);
     async move {
-        let response = answering.await;
+        let mut response = answering.await;
+        // The caller's next request belongs to the next process.
+        if one_request && drain.begun() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if has_body && response.status().as_u16() >= 400 {
             busy.pulse().refused();
         }
-        Ok(response.map(|body| Tracked { body, _busy: busy }))
+        Ok(response.map(|body| Tracked { body, _busy: busy, _running: running }))
     }
 }

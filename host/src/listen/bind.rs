@@ -21,7 +21,16 @@ const TRIES: usize = 32;
 
 /// Sockets that are bound and listen.
 #[derive(Debug)]
-pub struct Sockets(pub(super) Vec<(Door, TcpListener)>);
+pub struct Sockets(pub(super) Vec<Listening>);
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) door: Door,
+    pub(super) socket: TcpListener,
+    /// Whether it is systemd's, which keeps it open when we end.
+    pub(super) handed_over: bool,
+}
 
 /// Why a socket cannot be had: one line that names the address and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +52,13 @@ pub fn bind(settings: &Settings) -> Result<Sockets, BindError> {
         (Door::Http, settings.http_port, &settings.listen.http),
         (Door::Https, settings.https_port, &settings.listen.https),
     ] {
-        if sockets.iter().any(|(other, _)| *other == door) {
+        if sockets.iter().any(|other| other.door == door) {
             continue;
         }
         let addresses = if configured.is_empty() { defaults(door, settings) } else { configured.clone() };
         let bound = bind_door(&addresses, port, configured.is_empty());
         let bound = bound.map_err(|(address, error)| explain(door, address, error))?;
-        sockets.extend(bound.into_iter().map(|socket| (door, socket)));
+        sockets.extend(bound.into_iter().map(|socket| Listening { door, socket, handed_over: false }));
     }
     Ok(Sockets(sockets))
 }
@@ -57,7 +66,7 @@ pub fn bind(settings: &Settings) -> Result<Sockets, BindError> {
 impl Sockets {
     /// Where they listen.
     pub fn addresses(&self) -> Vec<(Door, SocketAddr)> {
-        let address = |(door, socket): &(Door, TcpListener)| Some((*door, socket.local_addr().ok()?));
+        let address = |one: &Listening| Some((one.door, one.socket.local_addr().ok()?));
         self.0.iter().filter_map(address).collect()
     }
 }
@@ -145,7 +154,7 @@ fn explain(door: Door, address: SocketAddr, error: Errno) -> BindError {
 }
 
 /// Sockets from systemd (`LISTEN_FDS`): by their names `http` and `https`, those without such a name in order.
-fn handed_over() -> Result<Vec<(Door, TcpListener)>, BindError> {
+fn handed_over() -> Result<Vec<Listening>, BindError> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = ListenFd::from_env();
     let names: Vec<&str> = names.split(':').collect();
@@ -177,7 +186,7 @@ fn handed_over() -> Result<Vec<(Door, TcpListener)>, BindError> {
         });
         let socket =
             socket.map_err(|error| refuse("it is no listening TCP socket; use ListenStream=", error))?;
-        sockets.push((door, socket));
+        sockets.push(Listening { door, socket, handed_over: true });
     }
     Ok(sockets)
 }

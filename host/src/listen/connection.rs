@@ -73,7 +73,11 @@ where
         }
         let Some(tls) = self.shared.tls.load_full() else { return };
         let acceptor = TlsAcceptor::from(tls);
-        let stream = match tokio::time::timeout(header, acceptor.accept(stream)).await {
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(header, acceptor.accept(stream)) => accepted,
+            () = self.closing.told.cancelled() => return,
+        };
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return debug!(peer = %peer.address, %error, "a TLS handshake failed"),
             Err(_) => return debug!(peer = %peer.address, "a TLS handshake took too long"),
@@ -90,9 +94,9 @@ where
         I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         pulse.opened(false);
-        let Self { handler, closing, .. } = self;
+        let Self { handler, closing, shared, .. } = self;
         let requests = Arc::clone(&pulse);
-        let service = service_fn(move |request| answer(&handler, peer, &requests, request));
+        let service = service_fn(move |request| answer(&handler, peer, &requests, &shared.drain, request));
         // No timer: hyper's header deadline counts idle time too and allocates for each request.
         let mut connection = http1::Builder::new()
             .header_read_timeout(None)
@@ -118,7 +122,8 @@ where
         pulse.opened(true);
         let Self { handler, closing, tasks, shared } = self;
         let requests = Arc::clone(&pulse);
-        let service = service_fn(move |request| answer(&handler, peer, &requests, request));
+        let drain = Arc::clone(&shared.drain);
+        let service = service_fn(move |request| answer(&handler, peer, &requests, &drain, request));
         let stall = shared.limits.load().stream_idle;
         let mut connection = http2::Builder::new(Streams { tasks, stall })
             .timer(TokioTimer::new())
@@ -157,7 +162,8 @@ impl Driver<'_> {
             // Polling `told` locks a mutex that all connections share; one poll leaves our waker there.
             if !leaving && (!registered || self.closing.begun()) {
                 registered = true;
-                if told.as_mut().poll(cx).is_ready() {
+                // Who has just connected gets an answer, which closes the connection.
+                if told.as_mut().poll(cx).is_ready() && !self.pulse.opening() {
                     leaving = true;
                     farewell(Pin::new(connection));
                 }
@@ -186,7 +192,7 @@ impl Driver<'_> {
             let now = Instant::now();
             match due {
                 Some(due) if due > now => timer.as_mut().reset(due),
-                Some(_) if self.closing.deadline().is_some_and(|end| end <= now) => {
+                Some(_) if self.closing_at().is_some_and(|end| end <= now) => {
                     return Poll::Ready(Expired::Drop);
                 }
                 Some(_) => return Poll::Ready(self.pulse.expire()),
@@ -196,6 +202,11 @@ impl Driver<'_> {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.pulse.due().into_iter().chain(self.closing.deadline()).min()
+        self.pulse.due().into_iter().chain(self.closing_at()).min()
+    }
+
+    fn closing_at(&self) -> Option<Instant> {
+        let deadline = self.closing.deadline(self.pulse.is_stuck())?;
+        Some(self.pulse.expected().map_or(deadline, |expected| expected.min(deadline)))
     }
 }

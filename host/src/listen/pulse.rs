@@ -19,6 +19,9 @@ use crate::config::Limits;
 /// How long a connection may take to close once it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long a connection on which nothing came yet is kept at the end: its request may be under way.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
 /// Nothing was read yet.
 const FRESH: u8 = 0;
 /// A request's head is coming in.
@@ -121,6 +124,11 @@ impl Pulse {
         }
     }
 
+    /// Whether written bytes wait for the reader.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Relaxed) != 0
+    }
+
     /// A request begins; it ends when the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Relaxed);
@@ -136,6 +144,17 @@ impl Pulse {
     /// Whether the peer may still be sending a body that nobody reads.
     pub(super) fn unread(&self) -> bool {
         self.unread.load(Relaxed) && self.now().saturating_sub(self.since.load(Relaxed)) < 1000
+    }
+
+    /// Whether a request may be on its way.
+    pub(super) fn opening(&self) -> bool {
+        self.active.load(Relaxed) == 0 && matches!(self.phase.load(Relaxed), FRESH | HEAD)
+    }
+
+    /// Until when a first request may be on its way, if none came yet.
+    pub(super) fn expected(&self) -> Option<Instant> {
+        let since = Duration::from_millis(self.since.load(Relaxed));
+        (self.phase.load(Relaxed) == FRESH).then(|| self.origin + since + UNDER_WAY)
     }
 
     /// Until when something must have happened; `None` while only requests run, which have their own limits.

@@ -11,6 +11,7 @@ use crate::{
     body::{Body, Yielder},
     breaker::Breaker,
     dialect::events::{DONE, HEARTBEAT},
+    drain::Drain,
     error::Error,
     limits::Permit,
     session::{Key, Sessions},
@@ -24,6 +25,8 @@ pub struct Delivery {
     pub ledger: Ledger,
     /// The place among the requests in flight.
     pub permit: Permit,
+    /// The end of the service ends the stream.
+    pub drain: Arc<Drain>,
     /// Where a failure of the upstream is counted.
     pub breaker: Arc<Breaker>,
     /// Longest silence of the upstream.
@@ -62,8 +65,16 @@ impl Delivery {
     }
 
     async fn send(mut self, mut out: Yielder) -> io::Result<()> {
+        let drain = Arc::clone(&self.drain);
+        let mut time_is_up = std::pin::pin!(drain.time_is_up());
         let fault = loop {
-            match self.next(&mut out).await {
+            let next = tokio::select! {
+                biased;
+                // What it holds back when it is dropped was not handed out, and follows below.
+                next = self.next(&mut out) => next,
+                () = &mut time_is_up => return self.cut(out).await,
+            };
+            match next {
                 Ok(Next::More(piece)) => out.send(piece).await,
                 Ok(Next::Last(piece)) => {
                     self.finish(&mut out, piece).await;
@@ -79,6 +90,17 @@ impl Delivery {
         tracing::warn!(id = %self.ledger.id(), provider = %provider.name, why = %fault.message, "a stream broke off");
         self.ledger.fail(error.code.clone());
         out.send(Bytes::from(format!("data: {}\n\n", error.json()))).await;
+        Ok(())
+    }
+
+    /// Ends the stream because the server ends.
+    async fn cut(mut self, mut out: Yielder) -> io::Result<()> {
+        self.ledger.usage(self.run.outbox.usage, self.run.outbox.chunks);
+        let error = Drain::broken_off();
+        self.ledger.fail(error.code.clone());
+        let mut last = BytesMut::from(&*self.run.outbox.take());
+        last.extend_from_slice(format!("data: {}\n\n", error.json()).as_bytes());
+        out.send(last.freeze()).await;
         Ok(())
     }
 
