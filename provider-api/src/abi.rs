@@ -85,6 +85,10 @@ pub const CALL_STREAM: u32 = 1;
 /// Codes of [`Outbox::ext`]. Unknown codes answer 0.
 pub const EXT_DROPPED_FIELD: u32 = 1;
 
+/// Codes of [`Host::ext`]. Unknown codes answer 0.
+/// The plugin panicked outside of any exchange, or after its end; the data is what and where.
+pub const HOST_EXT_PANIC: u32 = 1;
+
 /// Indices into [`AbiUsage::value`]; all count tokens. Input includes cache reads and writes, output
 /// includes reasoning; values are cumulative and the last wins.
 pub const USAGE_INPUT: usize = 0;

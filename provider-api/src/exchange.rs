@@ -8,8 +8,8 @@ use abi_stable::{
 
 use crate::{
     abi::{
-        AbiAttr, AbiCall, AbiInput, AbiPart, AbiUsage, CALL_STREAM, EXT_DROPPED_FIELD, ExchangeBox, Host,
-        Host_TO, HostBox, InputKind, Outbox, Outbox_TO, PartKind, ProviderBox,
+        AbiAttr, AbiCall, AbiInput, AbiPart, AbiUsage, CALL_STREAM, EXT_DROPPED_FIELD, ExchangeBox,
+        HOST_EXT_PANIC, Host, Host_TO, HostBox, InputKind, Outbox, Outbox_TO, PartKind, ProviderBox,
     },
     error::Fault,
     event::Usage,
@@ -185,7 +185,10 @@ impl<S: Sink> Outbox for Bridge<'_, S> {
     }
 }
 
-/// Receives what a provider logs outside of exchanges: level (1 error … 4 debug) and text.
+/// The level at which [`LogFn`] is told of a panic that no exchange could answer with.
+pub const PANIC_LEVEL: u32 = 0;
+
+/// Receives what a provider logs outside of exchanges: level ([`PANIC_LEVEL`], 1 error … 4 debug) and text.
 pub type LogFn = Box<dyn Fn(u32, &str) + Send + Sync>;
 
 struct HostSide(LogFn);
@@ -195,7 +198,11 @@ impl Host for HostSide {
         (self.0)(level, text.as_str());
     }
 
-    fn ext(&self, _code: u32, _data: RSlice<'_, u8>) -> u64 {
+    fn ext(&self, code: u32, data: RSlice<'_, u8>) -> u64 {
+        if code == HOST_EXT_PANIC {
+            (self.0)(PANIC_LEVEL, &String::from_utf8_lossy(data.as_slice()));
+            return 1;
+        }
         0
     }
 }

@@ -3,13 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Once,
+    sync::{Arc, Mutex, Once, PoisonError, Weak},
 };
 
-use abi_stable::std_types::RResult;
+use abi_stable::std_types::{RResult, RSlice};
 
 use crate::{
-    abi::{AbiFault, FaultKind},
+    abi::{AbiFault, FaultKind, HOST_EXT_PANIC, HostBox},
     error::Fault,
 };
 
@@ -18,16 +18,41 @@ thread_local! {
     static GUARDED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// The hosts of this copy's providers, for panics in threads of their own.
+static HOSTS: Mutex<Vec<Weak<HostBox>>> = Mutex::new(Vec::new());
+
+/// Lets a host hear of panics outside of entries as long as it lives.
+pub(crate) fn listen(host: &Arc<HostBox>) {
+    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    hosts.retain(|known| known.strong_count() > 0);
+    hosts.push(Arc::downgrade(host));
+}
+
+/// Tells a host of a panic that no exchange can answer with.
+pub(crate) fn report(host: &HostBox, text: &str) {
+    host.ext(HOST_EXT_PANIC, RSlice::from_slice(text.as_bytes()));
+}
+
+/// Runs what an exchange or a provider does when it is dropped; nobody waits for a fault of it.
+pub(crate) fn guard_drop(host: &HostBox, entry: impl FnOnce()) {
+    let dropped = guard(|| {
+        entry();
+        Ok(())
+    });
+    if let RResult::RErr(fault) = dropped {
+        report(host, fault.message.as_str());
+    }
+}
+
 /// Keeps a panic's message and place for the fault that it becomes; nothing is printed. Panics outside
-/// of an entry, as those of a test that runs a provider in its own process, are reported as before.
+/// of an entry, as those of a test that runs a provider in its own process, are reported as before, and to
+/// a host too.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if GUARDED.get() == 0 {
-                return before(info);
-            }
+            let guarded = GUARDED.get() > 0;
             let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let payload = info.payload();
             let text = payload
@@ -35,7 +60,17 @@ pub(crate) fn install_hook() {
                 .map(|text| (*text).to_owned())
                 .or_else(|| payload.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "a panic without a message".into());
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text} at {place}")));
+            let text = format!("{text} at {place}");
+            if guarded {
+                LAST_PANIC.with(|last| *last.borrow_mut() = Some(text));
+                return;
+            }
+            before(info);
+            // Never waits: the panic may have come from under this very lock.
+            let host = HOSTS.try_lock().ok().and_then(|hosts| hosts.iter().find_map(Weak::upgrade));
+            if let Some(host) = host {
+                report(&host, &text);
+            }
         }));
     });
 }

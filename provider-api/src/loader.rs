@@ -5,9 +5,9 @@
 //! pointers into it for as long as the process lives.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{Read, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
@@ -18,7 +18,7 @@ use abi_stable::{
     std_types::RResult,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 
 use crate::{
     abi::{BuildInfo, ProviderModule_Ref, RECORD_HEAD, RECORD_MAGIC},
@@ -26,6 +26,8 @@ use crate::{
     exchange::{Instance, LogFn, host_box},
     model::Manifest,
 };
+
+mod elf;
 
 /// Largest plugin file.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -67,18 +69,36 @@ pub struct Record {
 /// # Errors
 /// It cannot be read, is no regular file, or is over [`MAX_FILE_BYTES`].
 pub fn read(path: &Path) -> Result<Vec<u8>, Refused> {
-    let failed = |error: std::io::Error| Refused::new("cannot_read", format!("it cannot be read: {error}"));
-    let file = File::open(path).map_err(failed)?;
-    let facts = file.metadata().map_err(failed)?;
+    // Without NONBLOCK, opening a pipe would wait for a writer, perhaps for ever.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    read_open(OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?)
+}
+
+/// Reads a plugin file whole that is open already.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_open(file: File) -> Result<Vec<u8>, Refused> {
+    let facts = file.metadata().map_err(unreadable)?;
     if !facts.is_file() {
-        return Err(Refused::new("not_a_file", "it is not a regular file"));
+        return Err(Refused::new("not_a_file", "it is not a regular file; put only plugin files here"));
     }
+    let too_large = || {
+        let text =
+            format!("it is larger than {} MiB; no plugin is, build it in release", MAX_FILE_BYTES >> 20);
+        Refused::new("too_large", text)
+    };
     if facts.len() > MAX_FILE_BYTES {
-        return Err(Refused::new("too_large", format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20)));
+        return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0));
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    // It may have grown meanwhile.
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(bytes) }
+}
+
+fn unreadable(error: std::io::Error) -> Refused {
+    Refused::new("cannot_read", format!("it cannot be read: {error}"))
 }
 
 /// Checks a file's bytes and reads its record without running it.
@@ -143,11 +163,47 @@ impl Module {
 /// # Errors
 /// A missing symbol, another layout, or a system that lets nothing be mapped.
 pub fn open(bytes: &[u8]) -> Result<Module, Refused> {
-    let path = sealed_copy(bytes)
-        .map_err(|error| Refused::new("cannot_open", format!("it cannot be mapped: {error}")))?;
+    Sealed::new(bytes)?.open()
+}
+
+/// A plugin's bytes in a memory file that nobody can change or replace any more.
+pub struct Sealed(File);
+
+impl Sealed {
+    /// Copies bytes.
+    ///
+    /// # Errors
+    /// A system that gives no memory for it.
+    pub fn new(bytes: &[u8]) -> Result<Self, Refused> {
+        sealed_copy(bytes).map(Self).map_err(unmappable)
+    }
+
+    /// The memory file, to hand to another process.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Opens the bytes, which passed [`vet`]. Opening the same copy again gives the same code and statics.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(&self) -> Result<Module, Refused> {
+        let file = self.0.try_clone().map_err(unmappable)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // The linker knows libraries by their path, so this descriptor's number must not come back.
+        std::mem::forget(file);
+        open_path(Path::new(&path))
+    }
+}
+
+fn unmappable(error: std::io::Error) -> Refused {
+    Refused::new("cannot_open", format!("it cannot be mapped: {error}"))
+}
+
+fn open_path(path: &Path) -> Result<Module, Refused> {
     // SAFETY: the file is a plugin by its record, so its initialisers are Rust's own; that it was built
     // with `export_provider!` is what the operator vouches for by putting it into the plugin directory.
-    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
         Refused::new("missing_symbol", format!("it cannot be opened: {}", one_line(&error.to_string())))
     })?;
     // SAFETY: `export_provider!` exports this name as abi_stable's header; abi_stable checks the magic
@@ -202,8 +258,8 @@ fn one_line(text: &str) -> String {
     line.chars().take(300).collect()
 }
 
-/// Copies bytes into a memory file that can never change again; its descriptor stays open for ever.
-fn sealed_copy(bytes: &[u8]) -> std::io::Result<std::path::PathBuf> {
+/// Copies bytes into a memory file that can never change again.
+fn sealed_copy(bytes: &[u8]) -> std::io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file =
         File::from(rustix::fs::memfd_create("plugin", flags | MemfdFlags::EXEC).or_else(|_| {
@@ -215,109 +271,5 @@ fn sealed_copy(bytes: &[u8]) -> std::io::Result<std::path::PathBuf> {
         &file,
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
     )?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    std::mem::forget(file);
-    Ok(path.into())
-}
-
-/// Reads ELF files with checked arithmetic only.
-mod elf {
-    use super::Refused;
-
-    fn number(bytes: &[u8], at: u64, len: usize) -> Option<u64> {
-        let at = usize::try_from(at).ok()?;
-        let field = bytes.get(at..at.checked_add(len)?)?;
-        Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-    }
-
-    fn range(bytes: &[u8], at: u64, len: u64) -> Option<&[u8]> {
-        bytes.get(usize::try_from(at).ok()?..usize::try_from(at.checked_add(len)?).ok()?)
-    }
-
-    fn truncated(what: &str, size: usize) -> Refused {
-        Refused::new(
-            "truncated",
-            format!("it is truncated: {what} lies beyond its {size} bytes; copy it again"),
-        )
-    }
-
-    /// The bytes of a section of a shared object for this machine, all of which is in the file.
-    pub(super) fn section<'a>(bytes: &'a [u8], name: &[u8]) -> Result<&'a [u8], Refused> {
-        if !bytes.starts_with(b"\x7fELF") {
-            return Err(Refused::new("not_elf", "it is not an ELF file; put only plugins here"));
-        }
-        let header = |at: u64, len: usize| {
-            number(bytes, at, len).ok_or_else(|| truncated("the ELF header", bytes.len()))
-        };
-        if bytes.get(4..6) != Some(&[2, 1]) {
-            return Err(Refused::new("wrong_cpu", "it is not a 64-bit little-endian file"));
-        }
-        let (machine, host) = (header(18, 2)?, if cfg!(target_arch = "aarch64") { 183 } else { 62 });
-        if machine != host {
-            let text = format!("it is built for another CPU (ELF machine {machine}, this one is {host})");
-            return Err(Refused::new("wrong_cpu", text));
-        }
-        if header(16, 2)? != 3 {
-            return Err(Refused::new("executable", "it is not a shared object; build a cdylib"));
-        }
-        segments(bytes, header(32, 8)?, header(56, 2)?)?;
-        find(bytes, (header(40, 8)?, header(60, 2)?, header(62, 2)?), name)
-    }
-
-    fn segments(bytes: &[u8], at: u64, count: u64) -> Result<(), Refused> {
-        let mut loads = 0;
-        for index in 0..count {
-            let cut = || truncated("a program header", bytes.len());
-            let field = |offset: u64, len| {
-                let at = at.checked_add(index * 56)?.checked_add(offset)?;
-                number(bytes, at, len)
-            };
-            let kind = field(0, 4).ok_or_else(cut)?;
-            let (offset, size) = (field(8, 8).ok_or_else(cut)?, field(32, 8).ok_or_else(cut)?);
-            match kind {
-                3 => return Err(Refused::new("executable", "it is an executable, not a plugin")),
-                1 => {
-                    loads += 1;
-                    range(bytes, offset, size).ok_or_else(|| truncated("a segment", bytes.len()))?;
-                }
-                _ => {}
-            }
-        }
-        if loads == 0 {
-            return Err(Refused::new("not_elf", "it has nothing to load; build a cdylib"));
-        }
-        Ok(())
-    }
-
-    fn find<'a>(
-        bytes: &'a [u8],
-        (at, count, names): (u64, u64, u64),
-        name: &[u8],
-    ) -> Result<&'a [u8], Refused> {
-        let cut = || truncated("the section table", bytes.len());
-        count.checked_mul(64).and_then(|len| range(bytes, at, len)).ok_or_else(cut)?;
-        let entry = |index: u64| {
-            let at = at.checked_add(index.checked_mul(64)?)?;
-            Some((
-                number(bytes, at, 4)?,
-                number(bytes, at + 4, 4)?,
-                number(bytes, at + 24, 8)?,
-                number(bytes, at + 32, 8)?,
-            ))
-        };
-        let (_, _, names_at, names_len) = entry(names).ok_or_else(cut)?;
-        let names = range(bytes, names_at, names_len).ok_or_else(cut)?;
-        let mut found = None;
-        for index in 0..count {
-            let (name_at, kind, at, len) = entry(index).ok_or_else(cut)?;
-            // Sections without bytes in the file (.bss) may point anywhere.
-            let content = if kind == 8 { &[][..] } else { range(bytes, at, len).ok_or_else(cut)? };
-            let rest = usize::try_from(name_at).ok().and_then(|at| names.get(at..)).unwrap_or(&[]);
-            if rest.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0)) {
-                found = Some(content);
-            }
-        }
-        let hint = "it holds no provider manifest; build it with export_provider!";
-        found.ok_or_else(|| Refused::new("no_manifest", hint))
-    }
+    Ok(file)
 }

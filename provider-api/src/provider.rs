@@ -17,7 +17,7 @@ use crate::{
     },
     error::Fault,
     event::{Event, Framing, Out},
-    guard::{guard, install_hook},
+    guard::{guard, guard_drop, install_hook, listen},
     http::{HttpRequest, Reply, owned_headers},
     openai,
     request::Call,
@@ -140,11 +140,11 @@ pub enum Start {
 /// The operator's settings for one provider, checked against the manifest's schema. Keys are not in it.
 pub struct Config {
     settings: serde_json::Value,
-    host: HostBox,
+    host: Arc<HostBox>,
 }
 
 impl Config {
-    pub(crate) fn parse(text: &[u8], host: HostBox) -> Result<Self, Fault> {
+    pub(crate) fn parse(text: &[u8], host: Arc<HostBox>) -> Result<Self, Fault> {
         let settings: serde_json::Value = serde_json::from_slice(text)
             .map_err(|error| Fault::bad_request(format!("the settings are not JSON: {error}")))?;
         if !settings.is_object() {
@@ -178,32 +178,35 @@ impl Config {
 #[doc(hidden)]
 pub fn create<P: Provider>(config: RSlice<'_, u8>, host: HostBox) -> RResult<ProviderBox, AbiFault> {
     install_hook();
+    let host = Arc::new(host);
+    listen(&host);
     guard(|| {
-        let provider = Arc::new(P::new(&Config::parse(config.as_slice(), host)?)?);
-        Ok(RawProvider_TO::from_value(Instance(Some(provider)), TD_Opaque))
+        let provider = Arc::new(P::new(&Config::parse(config.as_slice(), Arc::clone(&host))?)?);
+        Ok(RawProvider_TO::from_value(Instance { provider: Some(provider), host }, TD_Opaque))
     })
 }
 
-struct Instance<P: Provider>(Option<Arc<P>>);
+struct Instance<P: Provider> {
+    provider: Option<Arc<P>>,
+    host: Arc<HostBox>,
+}
 
 impl<P: Provider> Drop for Instance<P> {
     fn drop(&mut self) {
-        let provider = self.0.take();
-        let _ = guard(move || {
-            drop(provider);
-            Ok(())
-        });
+        let provider = self.provider.take();
+        guard_drop(&self.host, move || drop(provider));
     }
 }
 
 impl<P: Provider> RawProvider for Instance<P> {
     fn begin(&self, call: AbiCall<'_>) -> RResult<ExchangeBox, AbiFault> {
         guard(|| {
-            let provider = self.0.clone().expect("present until drop");
+            let provider = self.provider.clone().expect("present until drop");
             let call = Call::from(&call);
             let mut state = P::State::default();
             let start = provider.begin(&call, &mut state)?;
             let run = Run {
+                host: Arc::clone(&self.host),
                 provider: Some(provider),
                 state: Some(state),
                 start: Some(start),
@@ -223,6 +226,7 @@ impl<P: Provider> RawProvider for Instance<P> {
 
 /// One exchange: feeds the provider with whole events and whole answers.
 struct Run<P: Provider> {
+    host: Arc<HostBox>,
     provider: Option<Arc<P>>,
     state: Option<P::State>,
     start: Option<Start>,
@@ -240,10 +244,9 @@ struct Run<P: Provider> {
 impl<P: Provider> Drop for Run<P> {
     fn drop(&mut self) {
         let (state, provider) = (self.state.take(), self.provider.take());
-        let _ = guard(move || {
+        guard_drop(&self.host, move || {
             drop(state);
             drop(provider);
-            Ok(())
         });
     }
 }
