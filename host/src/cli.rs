@@ -54,6 +54,8 @@ pub enum Command {
     ConfigShow,
     /// Print what a plugin file says about itself.
     PluginInspect(PathBuf),
+    /// Put the generation of a plugin before the serving one back in force, in the server that runs.
+    PluginRollback(String),
     /// Load a plugin file in this process, which the server started for that.
     PluginProbe(PathBuf),
     /// Print this and end.
@@ -96,9 +98,12 @@ pub fn server(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command,
         Some(("version", _)) => Command::Print(format!("sigoREST {VERSION}\n")),
         Some(("check", _)) => Command::Check,
         Some(("config", _)) => Command::ConfigShow,
-        Some(("plugin", inner)) => {
-            Command::PluginInspect(inner.subcommand().map(|(_, inner)| file(inner)).unwrap_or_default())
-        }
+        Some(("plugin", inner)) => match inner.subcommand() {
+            Some(("rollback", inner)) => {
+                Command::PluginRollback(inner.get_one("NAME").cloned().unwrap_or_default())
+            }
+            inner => Command::PluginInspect(inner.map(|(_, inner)| file(inner)).unwrap_or_default()),
+        },
         Some(("plugin-probe", inner)) => Command::PluginProbe(file(inner)),
         _ => Command::Serve,
     };
@@ -138,10 +143,19 @@ fn server_flags() -> Clap {
                 .subcommand(Clap::new("show").about("print every setting in force and where it came from")),
         )
         .subcommand(
-            Clap::new("plugin").subcommand_required(true).disable_help_subcommand(true).subcommand(
-                file(Clap::new("inspect"))
-                    .about("print what a plugin file says about itself, without running it"),
-            ),
+            Clap::new("plugin")
+                .subcommand_required(true)
+                .disable_help_subcommand(true)
+                .subcommand(
+                    file(Clap::new("inspect"))
+                        .about("print what a plugin file says about itself, without running it"),
+                )
+                .subcommand(
+                    Clap::new("rollback")
+                        .about("put a plugin's earlier generation back in force, in the running server")
+                        .disable_help_flag(true)
+                        .arg(Arg::new("NAME").required(true)),
+                ),
         )
         .subcommand(file(Clap::new("plugin-probe")).hide(true))
         .subcommand(Clap::new("help").hide(true))

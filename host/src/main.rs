@@ -67,7 +67,11 @@ fn run() -> Result<(), Stop> {
         Command::Check => check(&args, environment),
         Command::ConfigShow => print(&config::show(&load(&args, environment)?)),
         Command::PluginInspect(path) => print(&cli::inspect(&path).map_err(Stop::failed)?),
-        Command::PluginProbe(_) => Err(Stop::failed("probing plugins is not built yet")),
+        Command::PluginProbe(path) => print(&host::plugins::probe::run(&path).map_err(Stop::failed)?),
+        Command::PluginRollback(name) => {
+            let data_dir = load(&args, environment)?.settings.data_dir;
+            print(&host::admin::client::rollback(&data_dir, &name).map_err(Stop::failed)?)
+        }
         Command::Serve => {
             let loaded = load(&args, environment)?;
             serve(loaded, Arc::new(move || again(&args)))

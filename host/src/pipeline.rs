@@ -34,6 +34,9 @@ use crate::{
 /// For a whole call, unless the request or the provider's manifest says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// When to try a plugin in quarantine again: an operator has to act first.
+const QUARANTINE_PAUSE: Duration = Duration::from_secs(30);
+
 /// Attempts beyond the first, unless the request says otherwise.
 const DEFAULT_RETRIES: u32 = 3;
 
@@ -205,10 +208,19 @@ where
 
 fn provider_of(gateway: &Gateway, entry: &Entry) -> Result<Arc<Provider>, Error> {
     let snapshot = gateway.plugins.current();
-    snapshot.providers.get(&entry.provider).cloned().ok_or_else(|| {
+    let provider = snapshot.providers.get(&entry.provider).cloned().ok_or_else(|| {
         let text = format!("provider `{}` is being replaced; try again", entry.provider);
         Error::unavailable(text, Duration::from_secs(1))
-    })
+    })?;
+    if provider.generation.meter.is_quarantined() {
+        let text = format!(
+            "plugin `{}` is quarantined because it failed or took too long repeatedly; GET /api/plugins says why",
+            provider.generation.id
+        );
+        let error = Error::unavailable(text, QUARANTINE_PAUSE).code("plugin_quarantined");
+        return Err(error.should_retry(false));
+    }
+    Ok(provider)
 }
 
 /// The stored history to insert, and what to store behind it.

@@ -3,37 +3,42 @@
 //! A request takes one snapshot and keeps the generation it started with, whatever is loaded meanwhile.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::SystemTime,
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::ArcSwap;
-use provider_api::{
-    loader::{self, Module, Refused},
-    model::{Manifest, Model},
-};
-use sha2::{Digest, Sha256};
+use provider_api::loader::Refused;
 
-use crate::{catalog, config::Settings};
+use crate::config::Settings;
 
+pub mod generation;
 pub mod keys;
+mod load;
+pub mod meter;
+pub mod probe;
 pub mod provider;
 pub mod runner;
+pub mod scan;
 pub mod steps;
+mod trust;
+mod vetted;
 
+pub use generation::Generation;
 pub use provider::Provider;
+
+use load::Store;
+use meter::Meter;
+use scan::{View, Watch};
 
 /// All plugins; swapped as a whole.
 #[derive(Default)]
 pub struct Plugins {
     current: ArcSwap<Snapshot>,
-    generations: AtomicU64,
-    reloading: Mutex<()>,
+    /// What only loading needs; held while it runs, never by a request.
+    store: Mutex<Store>,
+    watch: Mutex<Watch>,
 }
 
 /// What is in force at one moment.
@@ -45,25 +50,12 @@ pub struct Snapshot {
     pub refused: Vec<RefusedFile>,
     /// The providers, by name.
     pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
-}
-
-/// One loaded version of a plugin.
-pub struct Generation {
-    /// Rises by one with each file that is loaded.
-    pub number: u64,
-    /// The plugin's id.
-    pub id: Arc<str>,
-    /// Where it was read.
-    pub file: PathBuf,
-    /// Of the file's bytes, in hex.
-    pub sha256: String,
-    /// What it says about itself, the sidecar's rows included.
-    pub manifest: Manifest,
-    /// The compiler that built it.
-    pub rustc: String,
-    /// When it was loaded.
-    pub loaded_at: SystemTime,
-    module: Module,
+    /// By plugin: generations that served before, the oldest first.
+    pub earlier: BTreeMap<Arc<str>, Vec<Arc<Generation>>>,
+    /// By plugin: the meters of all its generations so far.
+    pub meters: BTreeMap<Arc<str>, Vec<Arc<Meter>>>,
+    /// By plugin: the digest of the file that a rollback passes over.
+    pub passed_over: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// A file that is not loaded.
@@ -71,16 +63,34 @@ pub struct Generation {
 pub struct RefusedFile {
     /// Where it is.
     pub file: PathBuf,
+    /// Its plugin's id, if it says one.
+    pub id: Option<Arc<str>>,
     /// Why.
     pub refused: Refused,
 }
 
-/// A file that passed its checks.
-struct Candidate {
-    file: PathBuf,
-    bytes: Vec<u8>,
-    sha256: String,
-    record: loader::Record,
+/// Why nothing was rolled back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RollbackError {
+    /// No plugin and no provider has that name.
+    #[error("no plugin `{0}` serves; GET /api/plugins lists those that do")]
+    Unknown(String),
+    /// It has only one generation.
+    #[error("plugin `{0}` has no earlier generation to go back to")]
+    NoEarlier(Arc<str>),
+}
+
+impl Snapshot {
+    /// The serving generation of this plugin, or of the plugin that serves this provider.
+    pub fn plugin(&self, name: &str) -> Option<&Arc<Generation>> {
+        let of_provider = || self.plugins.get(&self.providers.get(name)?.generation.id);
+        self.plugins.get(name).or_else(of_provider)
+    }
+
+    /// Faults of all generations of a plugin so far.
+    pub fn faults(&self, id: &str) -> u64 {
+        self.meters.get(id).into_iter().flatten().map(|meter| meter.faults()).sum()
+    }
 }
 
 impl Plugins {
@@ -89,149 +99,151 @@ impl Plugins {
         self.current.load_full()
     }
 
-    /// Reads the plugin directories and puts what they hold in force. Files that did not change keep
-    /// their generation. Blocks: files are read and code is mapped.
+    /// Reads the plugin directories and puts what they hold in force, also what was refused before. Files
+    /// that did not change keep their generation. Blocks: files are read and code is mapped.
     pub fn reload(&self, settings: &Settings) {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut store = self.store();
+        store.retry();
+        let view = scan::scan(&settings.plugin_dirs, &settings.data_dir);
+        self.apply(&mut store, settings, view);
+    }
+
+    /// Looks whether anything changed in the plugin directories, and puts it in force when the change has
+    /// settled; whether it did. Blocks as [`Plugins::reload`].
+    pub fn look(&self, settings: &Settings) -> bool {
+        let now = scan::scan(&settings.plugin_dirs, &settings.data_dir);
+        let mut store = self.store();
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = watch.settled(store.applied(), now, std::time::Instant::now()) else { return false };
+        drop(watch);
+        self.apply(&mut store, settings, view);
+        true
+    }
+
+    /// Puts the generation before the serving one back in force, until the plugin's file changes again.
+    ///
+    /// # Errors
+    /// There is no such plugin, or nothing to go back to.
+    pub fn rollback(&self, settings: &Settings, name: &str) -> Result<Arc<Generation>, RollbackError> {
+        let mut store = self.store();
         let before = self.current();
-        let (candidates, mut refused) = candidates(&settings.plugin_dirs);
-        let mut plugins = BTreeMap::new();
-        for candidate in candidates.into_values() {
-            let file = candidate.file.clone();
-            match self.generation(candidate, &before) {
-                Ok(generation) => {
-                    plugins.insert(Arc::clone(&generation.id), Arc::new(generation));
-                }
-                Err(error) => refused.push(RefusedFile { file, refused: error }),
-            }
+        let serving = before.plugin(name).ok_or_else(|| RollbackError::Unknown(name.to_owned()))?;
+        let id = Arc::clone(&serving.id);
+        if !store.pin_earlier(serving) {
+            return Err(RollbackError::NoEarlier(id));
         }
-        let providers = providers(settings, &plugins, &before, &mut refused);
-        for file in &refused {
-            let (path, reason) = (file.file.display(), file.refused.reason);
-            tracing::warn!(file = %path, reason, why = %file.refused.message, "plugin refused");
-        }
-        self.current.store(Arc::new(Snapshot { plugins, refused, providers }));
+        let view = store.applied().clone();
+        self.apply(&mut store, settings, view);
+        let after = self.current();
+        after.plugins.get(&id).cloned().ok_or(RollbackError::NoEarlier(id))
     }
 
-    fn generation(&self, candidate: Candidate, before: &Snapshot) -> Result<Generation, Refused> {
-        let Candidate { file, bytes, sha256, record } = candidate;
-        let mut manifest = record.manifest;
-        let id: Arc<str> = manifest.id.as_str().into();
-        catalog::merge_rows(&mut manifest.models, sidecar(&file, &id)?);
-        let same = before.plugins.get(&id).filter(|kept| kept.sha256 == sha256);
-        let (number, module, loaded_at) = match same {
-            Some(kept) => (kept.number, kept.module, kept.loaded_at),
-            None => {
-                let module = loader::open(&bytes)?;
-                let number = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-                tracing::info!(plugin = %id, version = %manifest.version, file = %file.display(), "plugin loaded");
-                (number, module, SystemTime::now())
-            }
-        };
-        Ok(Generation { number, id, file, sha256, manifest, rustc: record.rustc, loaded_at, module })
+    /// Ends the quarantine of a plugin's serving generation.
+    ///
+    /// # Errors
+    /// There is no such plugin.
+    pub fn enable(&self, name: &str) -> Result<Arc<Generation>, RollbackError> {
+        let serving = self.current().plugin(name).cloned();
+        let serving = serving.ok_or_else(|| RollbackError::Unknown(name.to_owned()))?;
+        serving.meter.release();
+        tracing::info!(plugin = %serving.id, generation = serving.number, "plugin released from quarantine");
+        Ok(serving)
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings what a view holds into force.
+    fn apply(&self, store: &mut Store, settings: &Settings, view: View) {
+        let before = self.current();
+        let vetted = store.vet(settings, view, &before);
+        let mut refused = vetted.refused;
+        let mut plugins = store.generations(settings, vetted.chosen, &before, &mut refused);
+        store.keep_serving(&mut plugins, &before, &refused);
+        let providers = providers(settings, &mut plugins, &before, &mut refused);
+        store.settle(&plugins, &before);
+        log_changes(&before, &plugins, &refused, settings);
+        let lines = || store.lines.iter();
+        self.current.store(Arc::new(Snapshot {
+            earlier: lines().map(|(id, line)| (Arc::clone(id), line.earlier.clone())).collect(),
+            meters: lines().map(|(id, line)| (Arc::clone(id), line.meters.clone())).collect(),
+            passed_over: lines()
+                .filter_map(|(id, line)| Some((Arc::clone(id), line.passed_over()?)))
+                .collect(),
+            plugins,
+            refused,
+            providers,
+        }));
     }
 }
 
-/// Reads and checks every file; of two with one id, the one in the later directory wins.
-fn candidates(dirs: &[PathBuf]) -> (BTreeMap<String, Candidate>, Vec<RefusedFile>) {
-    let (mut found, mut refused) = (BTreeMap::<String, Candidate>::new(), Vec::new());
-    for dir in dirs {
-        let mut in_this_dir = HashMap::<String, PathBuf>::new();
-        for file in plugin_files(dir) {
-            let candidate = match vet(&file) {
-                Ok(candidate) => candidate,
-                Err(error) => {
-                    refused.push(RefusedFile { file, refused: error });
-                    continue;
-                }
-            };
-            let id = candidate.record.manifest.id.clone();
-            if let Some(first) = in_this_dir.get(&id) {
-                let text = format!("its id `{id}` is that of {} too; remove one of them", first.display());
-                refused.push(RefusedFile { file, refused: Refused::new("duplicate_id", text) });
-                continue;
-            }
-            in_this_dir.insert(id.clone(), file.clone());
-            if let Some(shadowed) = found.insert(id.clone(), candidate) {
-                let (file, shadowed) = (file.display(), shadowed.file.display());
-                tracing::info!(plugin = %id, %file, %shadowed, "a plugin shadows the one in an earlier directory");
-            }
-        }
-    }
-    (found, refused)
-}
-
-fn vet(file: &Path) -> Result<Candidate, Refused> {
-    let bytes = loader::read(file)?;
-    let record = loader::vet(&bytes)?;
-    let digest = Sha256::digest(&bytes);
-    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Candidate { file: file.to_owned(), bytes, sha256, record })
-}
-
-/// The `.so` files of a directory in the order of their names; a missing directory has none.
-fn plugin_files(dir: &Path) -> Vec<PathBuf> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!(dir = %dir.display(), %error, "the plugin directory cannot be read");
-            return Vec::new();
-        }
-    };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-            name.ends_with(".so") && !name.starts_with('.')
-        })
-        .collect();
-    files.sort();
-    files
-}
-
-/// The rows of `<plugin id>.models.csv` beside a plugin's file.
-fn sidecar(file: &Path, id: &str) -> Result<Vec<Model>, Refused> {
-    let path = file.with_file_name(format!("{id}.models.csv"));
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            let text = format!("{} cannot be read: {error}", path.display());
-            return Err(Refused::new("bad_sidecar", text));
-        }
-    };
-    provider_api::model::models_from_csv(&text).or_else(|error| {
-        // A wrong table must not take a working plugin away.
-        tracing::warn!(file = %path.display(), %error, "the models table beside a plugin is wrong; it is not used");
-        Ok(Vec::new())
-    })
-}
-
-/// One provider a plugin under the plugin's own name, and one a section of the settings that names it.
+/// One provider a plugin under the plugin's own name, and one a section of the settings that names it. A
+/// generation that none can be made of gives way to the one before it.
 fn providers(
     settings: &Settings,
-    plugins: &BTreeMap<Arc<str>, Arc<Generation>>,
+    plugins: &mut BTreeMap<Arc<str>, Arc<Generation>>,
     before: &Snapshot,
     refused: &mut Vec<RefusedFile>,
 ) -> BTreeMap<Arc<str>, Arc<Provider>> {
-    let mut names: BTreeMap<Arc<str>, &Arc<Generation>> = BTreeMap::new();
-    for (id, generation) in plugins {
-        names.insert(Arc::clone(id), generation);
-    }
-    for (name, section) in &settings.providers {
-        if let Some(generation) = section.plugin.as_deref().and_then(|id| plugins.get(id)) {
-            names.insert(name.as_str().into(), generation);
-        }
-    }
     let mut made = BTreeMap::new();
-    for (name, generation) in names {
-        match Provider::create(&name, generation, settings, before.providers.get(&name)) {
-            Ok(provider) => {
-                made.insert(name, Arc::new(provider));
+    for (id, serving) in plugins.iter_mut() {
+        let generation = Arc::clone(serving);
+        let names = load::provider_names(settings, id);
+        let (mut current, mut kept) = (0, 0);
+        for name in names {
+            let old = before.providers.get(&name);
+            match Provider::create(&name, &generation, settings, old) {
+                Ok(provider) => {
+                    current += 1;
+                    made.insert(name, provider);
+                }
+                Err(error) => {
+                    let (file, id) = (generation.file.clone(), Some(Arc::clone(id)));
+                    refused.push(RefusedFile { file, id, refused: error });
+                    if let Some(old) = old.filter(|old| old.generation.id == generation.id) {
+                        kept += 1;
+                        made.insert(name, Arc::clone(old));
+                    }
+                }
             }
-            Err(error) => refused.push(RefusedFile { file: generation.file.clone(), refused: error }),
+        }
+        if current == 0
+            && kept > 0
+            && let Some(old) = before.plugins.get(id)
+        {
+            *serving = Arc::clone(old);
         }
     }
     made
+}
+
+/// Says what changed, and the long texts in files.
+fn log_changes(
+    before: &Snapshot,
+    plugins: &BTreeMap<Arc<str>, Arc<Generation>>,
+    refused: &[RefusedFile],
+    settings: &Settings,
+) {
+    for (id, generation) in plugins {
+        if before.plugins.get(id).is_none_or(|old| old.number != generation.number) {
+            let (version, generation, file) =
+                (&generation.manifest.version, generation.number, generation.file.display());
+            tracing::info!(plugin = %id, %version, generation, %file, "plugin in force");
+        }
+    }
+    for (id, old) in before.plugins.iter().filter(|(id, _)| !plugins.contains_key(*id)) {
+        let in_flight = old.meter.in_flight();
+        tracing::info!(plugin = %id, file = %old.file.display(), in_flight, "plugin removed; what runs on it goes on");
+    }
+    let known = |file: &&RefusedFile| {
+        !before.refused.iter().any(|old| old.file == file.file && old.refused == file.refused)
+    };
+    for file in refused.iter().filter(known) {
+        let (path, reason) = (file.file.display(), file.refused.reason);
+        tracing::warn!(file = %path, reason, why = %file.refused.message, "plugin refused");
+        if let Some(long) = &file.refused.long {
+            load::write_long(&settings.data_dir, &file.file, long);
+        }
+    }
 }

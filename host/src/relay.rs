@@ -14,7 +14,11 @@ use provider_api::{
 use tokio::time::Instant;
 
 use crate::{
-    plugins::{Provider, runner::Exchange},
+    plugins::{
+        Provider,
+        meter::{Clock, InFlight},
+        runner::Exchange,
+    },
     upstream::{Origin, Request, Response, TransportError, Upstream},
 };
 
@@ -83,6 +87,8 @@ pub struct Run {
     upstream: Arc<Upstream>,
     connect: Duration,
     exchange: Exchange,
+    /// Bytes that the plugin was given so far.
+    fed: usize,
     outbox: Outbox,
     sending: Option<(u64, Sending)>,
     answering: Option<(u64, Response)>,
@@ -93,6 +99,7 @@ pub struct Run {
     /// Bytes that a plugin which frames for itself was given since the last line end.
     unframed: usize,
     failed: Option<Fault>,
+    _in_flight: InFlight,
 }
 
 impl Run {
@@ -119,12 +126,17 @@ impl Run {
             body: &call.body,
             attrs: &[("drops", &*call.drops), ("requires_completion_tokens", requires)],
         };
+        let generation = &provider.generation;
+        let in_flight = generation.meter.enter();
+        let clock = Clock::start();
         let begun = provider.runner.begin(&begin);
+        clock.stop(generation, call.body.len());
         let exchange = begun.inspect_err(|fault| count(provider, fault))?;
         let mut run = Self {
             upstream: Arc::clone(upstream),
             connect: call.connect,
             exchange,
+            fed: call.body.len(),
             outbox: Outbox::new(Arc::clone(provider), call),
             sending: None,
             answering: None,
@@ -133,6 +145,7 @@ impl Run {
             seen: 0,
             unframed: 0,
             failed: None,
+            _in_flight: in_flight,
         };
         run.step(Input::Start).await?;
         Ok(run)
@@ -393,9 +406,15 @@ impl Run {
     }
 
     async fn step(&mut self, input: Input<'_>) -> Result<(), Fault> {
-        let (time, stepped) = self.exchange.step(input, &mut self.outbox).await;
+        if let Input::Body { data, .. } = &input {
+            self.fed = self.fed.saturating_add(data.len());
+        }
+        let clock = Clock::start();
+        let (_, stepped) = self.exchange.step(input, &mut self.outbox).await;
         let provider = &self.outbox.provider;
-        provider.steps.record(time);
+        match self.exchange {
+            Exchange::Here(_) => clock.stop(&provider.generation, self.fed),
+        }
         let stepped = stepped.inspect_err(|fault| count(provider, fault));
         match self.outbox.refused.take() {
             Some(fault) => Err(fault),
@@ -405,8 +424,10 @@ impl Run {
 
     fn stuck(&self) -> Fault {
         let plugin = &self.outbox.provider.generation.id;
-        self.outbox.provider.count_fault();
-        Fault::new(FaultKind::INTERNAL, format!("plugin `{plugin}` neither answered nor asked for anything"))
+        let text = format!("plugin `{plugin}` neither answered nor asked for anything");
+        let fault = Fault::new(FaultKind::INTERNAL, text);
+        self.outbox.provider.count_fault(&fault);
+        fault
     }
 
     /// Lets the upstream's connection be used again if its end comes at once.
@@ -430,7 +451,7 @@ async fn send(
 /// Faults that are the plugin's own rather than its upstream's.
 fn count(provider: &Provider, fault: &Fault) {
     if matches!(fault.kind, FaultKind::PANIC | FaultKind::INTERNAL) {
-        provider.count_fault();
+        provider.count_fault(fault);
     }
 }
 

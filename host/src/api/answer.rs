@@ -10,6 +10,7 @@ use super::{HealthInput, PluginHealth};
 use crate::{
     access::Caller,
     account::{MetricsInput, PluginMetrics},
+    admin,
     body::Body,
     error::Error,
     gateway::Gateway,
@@ -20,6 +21,9 @@ use crate::{
 /// Providers that list their models are asked again for a list, but not more often than this.
 const LIST_GAP: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// What stands before a plugin's name.
+const PLUGINS: &str = "/api/plugins/";
+
 /// Methods of a path that is not served under the one asked for.
 fn allowed(path: &str) -> Option<&'static str> {
     Some(match path {
@@ -27,7 +31,12 @@ fn allowed(path: &str) -> Option<&'static str> {
         "/api/memory" => "GET, HEAD, PUT",
         "/v1/models" | "/api/models" | "/api/health" | "/api/help" | "/api/version" | "/api/usage"
         | "/metrics" | "/ping" => "GET, HEAD",
+        "/api/plugins" => "GET, HEAD",
         path if path.starts_with("/v1/models/") => "GET, HEAD",
+        path if path.strip_prefix(PLUGINS).is_some_and(admin::takes_orders) => "POST",
+        path if path.strip_prefix(PLUGINS).is_some_and(|name| !name.is_empty() && !name.contains('/')) => {
+            "GET, HEAD"
+        }
         _ => return None,
     })
 }
@@ -51,6 +60,10 @@ where
             gateway.shared.access.load().memory_write(caller)?;
             let body = limits::read_body(body, head, &gateway.shared.limits.load_full()).await?;
             Ok(json(gateway.memory.put(&body).await?.json()))
+        }
+        (&Method::POST, path) if path.strip_prefix(PLUGINS).is_some_and(admin::takes_orders) => {
+            gateway.shared.access.load().admin(caller)?;
+            admin::order(gateway, path.strip_prefix(PLUGINS).unwrap_or_default()).await.map(json)
         }
         (&Method::GET | &Method::HEAD, _) => read(gateway, head).await,
         // Who may not write does not learn either what could be written.
@@ -80,6 +93,13 @@ async fn read(gateway: &Arc<Gateway>, head: &Parts) -> Result<Response<Body>, Er
         "/api/usage" => gateway.account.usage(),
         "/metrics" => return Ok(text(metrics(gateway), "text/plain; version=0.0.4; charset=utf-8")),
         "/ping" => return Ok(text("pong".into(), "text/plain; charset=utf-8")),
+        "/api/plugins" => admin::list(&gateway.plugins.current(), &catalog()),
+        path if allowed(path).is_some()
+            && path.starts_with(PLUGINS)
+            && !admin::takes_orders(&path[PLUGINS.len()..]) =>
+        {
+            admin::one(&gateway.plugins.current(), &catalog(), &path[PLUGINS.len()..])?
+        }
         path => match path.strip_prefix("/v1/models/") {
             Some(rest) => {
                 let found = super::model(&catalog(), rest);
@@ -124,14 +144,14 @@ fn health<'a>(
 ) -> HealthInput<'a> {
     let serving = snapshot.plugins.values().map(|generation| {
         let mine = snapshot.providers.values().filter(|provider| provider.generation.id == generation.id);
-        let faults = mine.clone().map(|provider| provider.fault_count()).sum();
+        let quarantine = generation.meter.quarantine();
         PluginHealth {
             id: generation.id.to_string(),
             version: generation.manifest.version.clone(),
-            status: "ok".into(),
-            reason: None,
+            status: if quarantine.is_some() { "quarantined" } else { "ok" }.into(),
+            reason: quarantine.map(|quarantine| quarantine.message.clone()),
             providers: mine.map(|provider| provider.name.to_string()).collect(),
-            faults,
+            faults: snapshot.faults(&generation.id),
         }
     });
     let refused = snapshot.refused.iter().map(|file| PluginHealth {
@@ -154,20 +174,21 @@ fn health<'a>(
 
 fn metrics(gateway: &Gateway) -> String {
     let snapshot = gateway.plugins.current();
-    let quantiles: Vec<_> = snapshot
-        .providers
-        .values()
-        .map(|provider| [0.5, 0.99].map(|share| (share, provider.steps.quantile(share))))
-        .collect();
+    let quantiles = |id: &str| {
+        let serving = snapshot.plugins.get(id).map(|generation| &generation.meter.steps);
+        serving
+            .map_or_else(Vec::new, |steps| [0.5, 0.99].map(|share| (share, steps.quantile(share))).to_vec())
+    };
+    let quantiles: Vec<_> = snapshot.meters.keys().map(|id| quantiles(id)).collect();
     let plugins: Vec<_> = snapshot
-        .providers
-        .values()
+        .meters
+        .iter()
         .zip(&quantiles)
-        .map(|(provider, quantiles)| PluginMetrics {
-            plugin: &provider.name,
-            faults: provider.fault_count(),
-            steps: provider.steps.count(),
-            step_cpu: provider.steps.total(),
+        .map(|((id, meters), quantiles)| PluginMetrics {
+            plugin: id,
+            faults: snapshot.faults(id),
+            steps: meters.iter().map(|meter| meter.steps.count()).sum(),
+            step_cpu: meters.iter().map(|meter| meter.steps.total()).sum(),
             step_cpu_quantiles: quantiles,
         })
         .collect();

@@ -72,7 +72,7 @@ fn endpoints(catalog: &Catalog, base: &str) -> Vec<Endpoint> {
         example: format!("curl -X {method} {base}{path} -H 'Content-Type: application/json' -d '{body}'"),
     };
     let message = json!([{"role": "user", "content": "Hello"}]);
-    vec![
+    let mut all = vec![
         Endpoint {
             parameters: parameters(),
             ..send(
@@ -107,6 +107,33 @@ fn endpoints(catalog: &Catalog, base: &str) -> Vec<Endpoint> {
         get("/api/help", "This text"),
         get("/api/version", "The gateway's version"),
         get("/ping", "Answers pong"),
+    ];
+    all.splice(8..8, plugins(base));
+    all
+}
+
+fn plugins(base: &str) -> [Endpoint; 5] {
+    let endpoint = |method, path: &'static str, description| Endpoint {
+        path,
+        method,
+        description,
+        parameters: Value::Null,
+        example: format!("curl -X {method} {base}{}", path.replace("{id}", "echo")),
+    };
+    [
+        endpoint(
+            "GET",
+            "/api/plugins",
+            "The plugins: versions, generations, models, faults, and why files are refused",
+        ),
+        endpoint("GET", "/api/plugins/{id}", "One of them"),
+        endpoint("POST", "/api/plugins/reload", "Reads the plugin directories again; administrators only"),
+        endpoint(
+            "POST",
+            "/api/plugins/{id}/rollback",
+            "Puts the generation before back in force; administrators only",
+        ),
+        endpoint("POST", "/api/plugins/{id}/enable", "Ends a quarantine; administrators only"),
     ]
 }
 

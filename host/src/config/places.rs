@@ -91,13 +91,14 @@ pub(super) fn finish(reading: &mut Reading) {
     reading.settings.plugin_dirs = found;
 }
 
-/// Those that exist; the later ones win.
+/// The later ones win. Those that do not exist may appear later.
 fn default_plugin_dirs(data_dir: &Path) -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("plugins")));
     let all = [Some(PathBuf::from("/usr/lib/sigorest/plugins")), beside, Some(data_dir.join("plugins"))];
     let mut found: Vec<PathBuf> = Vec::new();
-    for path in all.into_iter().flatten().filter_map(|path| path.canonicalize().ok()) {
-        if path.is_dir() && !found.contains(&path) {
+    for path in all.into_iter().flatten() {
+        let path = path.canonicalize().unwrap_or(path);
+        if !found.contains(&path) && (path.is_dir() || !path.exists()) {
             found.push(path);
         }
     }

@@ -12,8 +12,11 @@ use super::{Gateway, Purpose, notify};
 use crate::{
     access::{Access, Door, Machine},
     config::Settings,
-    files, listen, pipeline, telemetry, tls,
+    files, listen, pipeline, plugins, telemetry, tls,
 };
+
+/// Between two looks at the plugin directories.
+const PLUGIN_PERIOD: Duration = Duration::from_millis(250);
 
 /// Between two looks at providers that list their models.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(15);
@@ -59,6 +62,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
     };
     let sockets = listen::bind(&settings).map_err(|error| failed(&error))?;
     let run_file = settings.data_dir.join("run.json");
+    plugins::probe::enable();
     let opened = tokio::task::spawn_blocking(move || {
         let tls = tls::load(&settings)?;
         let gateway = Gateway::open(settings, Purpose::Serve);
@@ -78,6 +82,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
     let Signals { term, int, hup } = signals;
     let mut beside = JoinSet::new();
     beside.spawn(looking(Arc::clone(&gateway)));
+    beside.spawn(watching(Arc::clone(&gateway)));
     beside.spawn(notify::watchdog());
     beside.spawn(reloading(Arc::clone(&gateway), reload, hup));
     let serving = tokio::spawn(listen::serve(sockets, Arc::clone(&gateway.shared), handler));
@@ -85,6 +90,25 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
     let ended = until_told(&gateway, term, int, serving).await;
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(run_file)).await;
     Ok(ended)
+}
+
+/// Puts in force what changes in the plugin directories. Looking costs less than being told would risk: it
+/// misses nothing on network file systems, nor a directory that appears later.
+async fn watching(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(PLUGIN_PERIOD).await;
+        let blocking = Arc::clone(&gateway);
+        let looked = tokio::task::spawn_blocking(move || {
+            let changed = blocking.plugins.look(&blocking.settings.load());
+            if changed {
+                blocking.rebuild_catalog();
+            }
+            changed
+        });
+        if looked.await.unwrap_or(false) {
+            gateway.discover(Duration::ZERO).await;
+        }
+    }
 }
 
 /// Looks at the providers that list their models from time to time, and closes idle connections.

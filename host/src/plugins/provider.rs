@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use arc_swap::ArcSwap;
@@ -13,13 +10,13 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use provider_api::{
     Fault, FaultKind,
-    exchange::{Asked, BodyPart},
+    exchange::{Asked, BodyPart, Instance, PANIC_LEVEL},
     loader::Refused,
-    model::{Auth, Model, Offer},
+    model::{Auth, Manifest, Model, Offer},
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Generation, keys, runner::Runner, steps::Steps};
+use super::{Generation, keys, runner::Runner};
 use crate::{
     catalog::{Key, Source},
     config::{self, Settings},
@@ -49,7 +46,7 @@ pub struct Provider {
     /// The plugin's version that it runs on.
     pub generation: Arc<Generation>,
     /// The plugin's own object, wherever it runs.
-    pub runner: Runner,
+    pub runner: Arc<Runner>,
     /// Whether whole answers are in OpenAI's format already.
     pub passes_response: bool,
     /// Whether streams are in OpenAI's format already.
@@ -62,10 +59,6 @@ pub struct Provider {
     pub discovered: ArcSwap<Vec<Model>>,
     /// Whether it answered when it was asked for its models last.
     pub reachable: AtomicBool,
-    /// Faults of the plugin itself since it was loaded.
-    pub faults: AtomicU64,
-    /// How long its steps took.
-    pub steps: Steps,
     base_url: String,
     base: Arc<Origin>,
     egress: HashSet<Origin>,
@@ -76,10 +69,15 @@ pub struct Provider {
     offer: Offer,
     /// Rows of the operator's section.
     rows: Vec<Model>,
+    /// What the plugin was given.
+    config: Vec<u8>,
+    /// The section of the settings, as text to compare.
+    made_from: String,
 }
 
 impl Provider {
-    /// Makes an instance with the settings in force.
+    /// Makes a provider with the settings in force. What did not change since `before` is kept: all of it,
+    /// or the plugin's own object.
     ///
     /// # Errors
     /// A base URL that is none, or what the plugin says about its settings.
@@ -88,51 +86,58 @@ impl Provider {
         generation: &Arc<Generation>,
         settings: &Settings,
         before: Option<&Arc<Self>>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Arc<Self>, Refused> {
         let manifest = &generation.manifest;
         let section = settings.providers.get(&**name).cloned().unwrap_or_default();
-        let base_url = base_url(name, section.base_url.as_deref(), generation);
-        let wrong = |what: &str| Refused::new("bad_config", format!("provider `{name}`: {what}"));
-        // A provider that sends no requests has no address.
-        let address = if base_url.is_empty() { "http://localhost" } else { base_url.as_str() };
-        let (base, _) = Origin::split(address)
-            .ok_or_else(|| wrong("its base URL is not an absolute http or https URL without credentials"))?;
-        let mut config = section.settings.clone();
-        config.insert("base_url".into(), base_url.clone().into());
-        let config = serde_json::to_vec(&config).unwrap_or_default();
-        let log_name = Arc::clone(name);
-        let log = Box::new(move |level: u32, text: &str| match level {
-            1 => tracing::error!(provider = %log_name, text, "plugin says"),
-            2 => tracing::warn!(provider = %log_name, text, "plugin says"),
-            _ => tracing::debug!(provider = %log_name, text, "plugin says"),
-        });
-        let instance = generation.module.create(&config, log).map_err(|fault| wrong(&fault.message))?;
+        let base_url = base_url(name, section.base_url.as_deref(), manifest);
         let auth = manifest.auth.clone().filter(|auth| auth.kind != "none" && !auth.kind.is_empty());
         let variables = auth.as_ref().map(|auth| auth.env.clone()).unwrap_or_default();
+        let key = auth.as_ref().and_then(|_| keys::find(name, &section, &variables));
+        let config = config(name, manifest, settings);
+        let before = before.filter(|old| Arc::ptr_eq(&old.generation.meter, &generation.meter));
+        let same_object = before.filter(|old| old.config == config);
+        let made_from = format!("{section:?}");
+        let secret = |key: &Option<SecretString>| key.as_ref().map(|key| key.expose_secret().to_owned());
+        if let Some(old) = same_object
+            && Arc::ptr_eq(&old.generation, generation)
+            && (&old.made_from, secret(&old.key)) == (&made_from, secret(&key))
+        {
+            return Ok(Arc::clone(old));
+        }
+        // A provider that sends no requests has no address.
+        let address = if base_url.is_empty() { "http://localhost" } else { base_url.as_str() };
+        let (base, _) = Origin::split(address).ok_or_else(|| {
+            let text = "its base URL is not an absolute http or https URL without credentials";
+            Refused::new("bad_config", format!("provider `{name}`: {text}"))
+        })?;
+        let runner = match same_object {
+            Some(old) => Arc::clone(&old.runner),
+            None => Arc::new(Runner::Here(instance(name, generation, &config)?)),
+        };
         let origins = |list: &[String]| list.iter().filter_map(|url| Some(Origin::split(url)?.0)).collect();
         let own_variable = format!("{}_API_KEY", keys::variable_prefix(name));
-        Ok(Self {
+        Ok(Arc::new(Self {
             name: Arc::clone(name),
             generation: Arc::clone(generation),
-            runner: Runner::Here(instance),
+            runner,
             passes_response: manifest.dialect.response == "openai",
             passes_stream: manifest.dialect.stream == "openai",
             asks_usage: manifest.stream.usage == "option",
             wake: manifest.stream.wake.iter().map(|text| Finder::new(text.as_bytes()).into_owned()).collect(),
             discovered: ArcSwap::new(before.map(|kept| kept.discovered.load_full()).unwrap_or_default()),
             reachable: AtomicBool::new(true),
-            faults: AtomicU64::new(0),
-            steps: Steps::default(),
             base_url,
             base: Arc::new(base),
             egress: origins(&manifest.egress),
             auth_origins: auth.as_ref().map(|auth| origins(&auth.origins)).unwrap_or_default(),
-            key: auth.as_ref().and_then(|_| keys::find(name, &section, &variables)),
+            key,
             key_variable: section.key_env.or(variables.into_iter().next()).unwrap_or(own_variable),
             auth,
             offer: section.offer.unwrap_or(manifest.offer),
             rows: section.models,
-        })
+            config,
+            made_from,
+        }))
     }
 
     /// Its models for the catalog.
@@ -161,14 +166,9 @@ impl Provider {
         &self.base_url
     }
 
-    /// Faults of the plugin itself so far.
-    pub fn fault_count(&self) -> u64 {
-        self.faults.load(Ordering::Relaxed)
-    }
-
     /// Counts a fault of the plugin itself.
-    pub fn count_fault(&self) {
-        self.faults.fetch_add(1, Ordering::Relaxed);
+    pub fn count_fault(&self, fault: &Fault) {
+        self.generation.meter.fault(&self.generation.id, &self.redact(&fault.message));
     }
 
     /// Turns what the plugin asks for into bytes for the socket: checks where it goes and what it holds,
@@ -322,11 +322,46 @@ fn body_pieces(asked: &Asked<'_>, call_body: &Bytes) -> Option<Vec<Bytes>> {
         .collect()
 }
 
+/// The plugin's own object.
+fn instance(name: &Arc<str>, generation: &Generation, config: &[u8]) -> Result<Instance, Refused> {
+    let (log_name, id, meter) = (Arc::clone(name), Arc::clone(&generation.id), Arc::clone(&generation.meter));
+    let log = Box::new(move |level: u32, text: &str| match level {
+        // No request could answer with it.
+        PANIC_LEVEL => {
+            tracing::error!(provider = %log_name, text, "plugin panicked");
+            meter.fault(&id, text);
+        }
+        1 => tracing::error!(provider = %log_name, text, "plugin says"),
+        2 => tracing::warn!(provider = %log_name, text, "plugin says"),
+        _ => tracing::debug!(provider = %log_name, text, "plugin says"),
+    });
+    generation.create(config, log).map_err(|fault| {
+        let reason = match fault.kind {
+            FaultKind::PANIC => "panicked",
+            FaultKind::INTERNAL => "failed",
+            _ => "bad_config",
+        };
+        if reason != "bad_config" {
+            generation.meter.fault(&generation.id, &fault.message);
+        }
+        Refused::new(reason, format!("provider `{name}` cannot be made: {}", fault.message))
+    })
+}
+
+/// What the plugin is given: its own settings and the base URL in force.
+pub(super) fn config(name: &str, manifest: &Manifest, settings: &Settings) -> Vec<u8> {
+    let section = settings.providers.get(name);
+    let mut config = section.map(|section| section.settings.clone()).unwrap_or_default();
+    let base_url = base_url(name, section.and_then(|section| section.base_url.as_deref()), manifest);
+    config.insert("base_url".into(), base_url.into());
+    serde_json::to_vec(&config).unwrap_or_default()
+}
+
 /// The section's, which the environment's may stand in for, else the manifest's own.
-fn base_url(name: &str, section: Option<&str>, generation: &Generation) -> String {
+fn base_url(name: &str, section: Option<&str>, manifest: &Manifest) -> String {
     let environment = || config::base_url(name, &|name| std::env::var(name).ok()).ok().flatten();
     let url = section.map(str::to_owned).or_else(|| environment().map(|(url, _)| url));
-    let url = url.unwrap_or_else(|| generation.manifest.base_url.clone());
+    let url = url.unwrap_or_else(|| manifest.base_url.clone());
     url.trim().trim_end_matches('/').to_owned()
 }
 

@@ -1,0 +1,117 @@
+//! One loaded version of a plugin. Its code stays mapped for ever, so going back to it costs nothing.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use provider_api::{
+    Fault,
+    exchange::{Instance, LogFn},
+    loader::{Module, Record, Refused, Sealed},
+    model::{Manifest, Model},
+};
+
+use super::meter::Meter;
+use crate::catalog;
+
+/// One loaded version of a plugin, with the models table that lies beside its file now.
+pub struct Generation {
+    /// Rises by one with each file that is loaded for this plugin.
+    pub number: u64,
+    /// The plugin's id.
+    pub id: Arc<str>,
+    /// Where it was read.
+    pub file: PathBuf,
+    /// Of the file's bytes, in hex.
+    pub sha256: Arc<str>,
+    /// What it says about itself, the sidecar's rows included.
+    pub manifest: Manifest,
+    /// The compiler that built it.
+    pub rustc: Arc<str>,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// What it did.
+    pub meter: Arc<Meter>,
+    /// The rows of the table beside it.
+    sidecar: Vec<Model>,
+    code: Arc<Code>,
+}
+
+/// What all views of one loaded version share.
+struct Code {
+    own_models: Vec<Model>,
+    sealed: Sealed,
+    module: Module,
+}
+
+/// A file that passed its checks, ready to be mapped.
+pub struct Fresh {
+    /// Where it is.
+    pub file: PathBuf,
+    /// Its bytes' digest.
+    pub sha256: Arc<str>,
+    /// What it says about itself.
+    pub record: Record,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Generation {
+    /// Maps a file's bytes.
+    ///
+    /// # Errors
+    /// A missing symbol, another layout.
+    pub fn load(fresh: Fresh, number: u64, sidecar: Vec<Model>) -> Result<Self, Refused> {
+        let Fresh { file, sha256, record, bytes } = fresh;
+        let sealed = Sealed::new(&bytes)?;
+        let module = sealed.open()?;
+        let Record { mut manifest, rustc } = record;
+        let own_models = manifest.models.clone();
+        catalog::merge_rows(&mut manifest.models, sidecar.clone());
+        Ok(Self {
+            number,
+            id: manifest.id.as_str().into(),
+            file,
+            sha256,
+            manifest,
+            rustc: rustc.into(),
+            loaded_at: SystemTime::now(),
+            meter: Arc::default(),
+            sidecar,
+            code: Arc::new(Code { own_models, sealed, module }),
+        })
+    }
+
+    /// The same version with another place or another table beside it.
+    pub fn placed(self: &Arc<Self>, file: PathBuf, sidecar: Vec<Model>) -> Arc<Self> {
+        if self.file == file && self.sidecar == sidecar {
+            return Arc::clone(self);
+        }
+        let mut manifest = self.manifest.clone();
+        manifest.models.clone_from(&self.code.own_models);
+        catalog::merge_rows(&mut manifest.models, sidecar.clone());
+        Arc::new(Self {
+            number: self.number,
+            id: Arc::clone(&self.id),
+            file,
+            sha256: Arc::clone(&self.sha256),
+            manifest,
+            rustc: Arc::clone(&self.rustc),
+            loaded_at: self.loaded_at,
+            meter: Arc::clone(&self.meter),
+            sidecar,
+            code: Arc::clone(&self.code),
+        })
+    }
+
+    /// The file's bytes, which nobody can change any more.
+    pub fn sealed(&self) -> &Sealed {
+        &self.code.sealed
+    }
+
+    /// Makes a provider in this process.
+    ///
+    /// # Errors
+    /// What the plugin says, a panic included.
+    pub fn create(&self, config: &[u8], log: LogFn) -> Result<Instance, Fault> {
+        self.code.module.create(config, log)
+    }
+}
