@@ -8,7 +8,7 @@ PROVIDERS := $(notdir $(patsubst %/,%,$(wildcard providers/*/)))
 PACKAGES  := $(addprefix -p ,host $(PROVIDERS))
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env check format clippy docs dependencies clean
+.PHONY: build run test test-env bench check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -30,6 +30,10 @@ test: test-env
 ## test-env: what the SDK tests run, under build/test-env (Python and npm packages)
 test-env:
 	@sh tests/sdk/setup.sh
+
+## bench: sizes, memory, time to the first answer, a thousand streams at once
+bench: build
+	python3 tests/bench.py $(BUILD)
 
 ## check: format, lints, docs and the rules on dependencies
 check: format clippy docs dependencies

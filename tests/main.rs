@@ -17,6 +17,7 @@ mod memory;
 mod models;
 mod ollama;
 mod plugins;
+mod providers;
 mod retry;
 mod sdk;
 mod session;
