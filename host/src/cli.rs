@@ -5,6 +5,7 @@ mod check;
 pub mod e;
 mod help;
 mod inspect;
+pub mod plugin;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -52,8 +53,8 @@ pub enum Command {
     Check,
     /// Print the settings in force.
     ConfigShow,
-    /// Print what a plugin file says about itself.
-    PluginInspect(PathBuf),
+    /// What authors and operators do with one plugin file.
+    Plugin(plugin::Action),
     /// Put the generation of a plugin before the serving one back in force, in the server that runs.
     PluginRollback(String),
     /// Load a plugin file in this process, which the server started for that.
@@ -73,6 +74,7 @@ pub struct Usage(pub String);
 /// An unknown flag or command, or a value that its flag cannot take.
 pub fn server(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, ServerArgs), Usage> {
     let matches = argv::parse(server_flags(), arguments, argv::Words::Commands)?;
+    plugin::misplaced(&matches)?;
     let args = ServerArgs {
         http_port: matches.get_one("http-port").copied(),
         https_port: matches.get_one("https-port").copied(),
@@ -98,12 +100,7 @@ pub fn server(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command,
         Some(("version", _)) => Command::Print(format!("sigoREST {VERSION}\n")),
         Some(("check", _)) => Command::Check,
         Some(("config", _)) => Command::ConfigShow,
-        Some(("plugin", inner)) => match inner.subcommand() {
-            Some(("rollback", inner)) => {
-                Command::PluginRollback(inner.get_one("NAME").cloned().unwrap_or_default())
-            }
-            inner => Command::PluginInspect(inner.map(|(_, inner)| file(inner)).unwrap_or_default()),
-        },
+        Some((name @ ("plugin" | "plugin-trial"), inner)) => plugin::read(name, &matches, inner),
         Some(("plugin-probe", inner)) => Command::PluginProbe(file(inner)),
         _ => Command::Serve,
     };
@@ -130,7 +127,7 @@ fn server_flags() -> Clap {
             "certificate for HTTPS, made if it is missing (default ./certs/server.crt)",
         ))
         .arg(path("key", "FILE", "the certificate's private key (default ./certs/server.key)"));
-    shared(command)
+    plugin::flags(shared(command))
         .arg(switch("version", "print the version and end"))
         .arg(switch("help", "print this text and end").short('h'))
         .subcommand(
@@ -142,21 +139,8 @@ fn server_flags() -> Clap {
                 .disable_help_subcommand(true)
                 .subcommand(Clap::new("show").about("print every setting in force and where it came from")),
         )
-        .subcommand(
-            Clap::new("plugin")
-                .subcommand_required(true)
-                .disable_help_subcommand(true)
-                .subcommand(
-                    file(Clap::new("inspect"))
-                        .about("print what a plugin file says about itself, without running it"),
-                )
-                .subcommand(
-                    Clap::new("rollback")
-                        .about("put a plugin's earlier generation back in force, in the running server")
-                        .disable_help_flag(true)
-                        .arg(Arg::new("NAME").required(true)),
-                ),
-        )
+        .subcommand(plugin::commands())
+        .subcommand(plugin::trial())
         .subcommand(file(Clap::new("plugin-probe")).hide(true))
         .subcommand(Clap::new("help").hide(true))
         .subcommand(Clap::new("version").hide(true))
@@ -258,7 +242,7 @@ mod tests {
         check("-q check", Command::Check);
         check("check -q", Command::Check);
         check("config -q show", Command::ConfigShow);
-        check("plugin inspect -q a.so", Command::PluginInspect("a.so".into()));
+        check("plugin inspect -q a.so", Command::Plugin(plugin::Action::Inspect("a.so".into())));
         check("-q plugin-probe -- a.so", Command::PluginProbe("a.so".into()));
         assert!(
             matches!(parse("check -help"), Ok((Command::Print(text), _)) if text.contains("-http-port PORT"))
@@ -291,5 +275,9 @@ mod tests {
         check("config shw", "unknown command `shw`; did you mean `show`?");
         check("plugin inspect", "needs FILE");
         check("check now", "now");
+        check("plugin check", "needs FILE");
+        check("plugin new", "needs NAME");
+        check("plugin new a -bless", "flag `-bless` belongs to `plugin check`");
+        check("-fixtures x", "flag `-fixtures` belongs to `plugin check`");
     }
 }

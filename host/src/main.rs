@@ -66,7 +66,7 @@ fn run() -> Result<(), Stop> {
         Command::Print(text) => print(&text),
         Command::Check => check(&args, environment),
         Command::ConfigShow => print(&config::show(&load(&args, environment)?)),
-        Command::PluginInspect(path) => print(&cli::inspect(&path).map_err(Stop::failed)?),
+        Command::Plugin(action) => plugin(&action, &args),
         Command::PluginProbe(path) => print(&host::plugins::probe::run(&path).map_err(Stop::failed)?),
         Command::PluginRollback(name) => {
             let data_dir = load(&args, environment)?.settings.data_dir;
@@ -77,6 +77,13 @@ fn run() -> Result<(), Stop> {
             serve(loaded, Arc::new(move || again(&args)))
         }
     }
+}
+
+fn plugin(action: &cli::plugin::Action, args: &ServerArgs) -> Result<(), Stop> {
+    let done = cli::plugin::run(action, args, std::io::stdout().is_terminal()).map_err(Stop::failed)?;
+    print(&done.text)?;
+    // The text says what is wrong.
+    if done.well { Ok(()) } else { Err(Stop::failed("")) }
 }
 
 fn load(args: &ServerArgs, environment: Environment<'_>) -> Result<Loaded, Stop> {

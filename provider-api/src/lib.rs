@@ -67,6 +67,10 @@ pub use model::{Manifest, Model};
 pub use provider::{Config, Provider, Start};
 pub use request::Call;
 
+/// The JSON that everything here is made of, so that authors need no other dependency. With
+/// `#[serde(crate = "provider_api::serde")]` the derives work too.
+pub use {serde, serde_json};
+
 /// What the export macro needs; not for authors.
 #[doc(hidden)]
 pub mod __private {

@@ -32,7 +32,7 @@ pub struct Check {
 /// All checks of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The plugin's id; empty if the file could not be read.
+    /// The plugin's id, or the file's name if that could not be read.
     pub plugin: String,
     /// The plugin's own version.
     pub version: String,
@@ -70,12 +70,11 @@ impl Report {
             let line = format!("{paint}{word:<6}{plain}{:<wide$}  {}", check.name, one_line(&check.detail));
             let _ = writeln!(out, "{}", line.trim_end());
         }
-        let name = if self.plugin.is_empty() { "the file" } else { self.plugin.as_str() };
+        let name = format!("{} {}", self.plugin, self.version);
         let _ = writeln!(
             out,
-            "\n{} {}: {} passed, {} failed, {} skipped",
-            one_line(name),
-            one_line(&self.version),
+            "\n{}: {} passed, {} failed, {} skipped",
+            one_line(&name),
             self.count(Verdict::Pass),
             self.count(Verdict::Fail),
             self.count(Verdict::Skip)

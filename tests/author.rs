@@ -1,0 +1,164 @@
+//! An author's whole way: from nothing to an answer streamed through a running gateway, and what the kit
+//! says to a plugin that must not be trusted.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Instant,
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{SERVER, Upstream, eventually, finish, gateway};
+
+/// `sigoREST plugin …` in a directory.
+fn plugin(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(SERVER);
+    command.arg("plugin").args(args).current_dir(dir).env_clear();
+    finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Where the crates of these tests are compiled: dependencies are kept from one run to the next.
+fn target() -> PathBuf {
+    let tests = std::env::current_exe().expect("this program's path");
+    tests.ancestors().nth(3).expect("the target directory").join("author")
+}
+
+/// An author's machine with one new crate; nothing is downloaded, all versions are the workspace's.
+struct Author {
+    place: tempfile::TempDir,
+    name: &'static str,
+}
+
+impl Author {
+    fn new(name: &'static str, flags: &[&str]) -> Self {
+        let place = tempfile::tempdir().expect("a directory");
+        let output = plugin(place.path(), &[&["new", name], flags].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("cargo build --release"), "{}", text(&output.stdout));
+        let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+        std::fs::copy(lock, place.path().join(name).join("Cargo.lock")).expect("the versions");
+        Self { place, name }
+    }
+
+    fn crate_dir(&self) -> PathBuf {
+        self.place.path().join(self.name)
+    }
+
+    fn cargo(&self, args: &[&str]) {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(args).arg("--offline").current_dir(self.crate_dir()).env("CARGO_TARGET_DIR", target());
+        let output = command.output().expect("cargo runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("warning"), "{}", text(&output.stderr));
+    }
+
+    fn file(&self) -> PathBuf {
+        target().join(format!("debug/lib{}.so", self.name.replace('-', "_")))
+    }
+
+    fn check(&self, flags: &[&str]) -> Output {
+        let file = self.file();
+        plugin(&self.crate_dir(), &[&["check", file.to_str().expect("a path")], flags].concat())
+    }
+}
+
+/// Builds, checks and installs it while a gateway runs; its models' answer is `hello there`.
+fn whole_way(author: &Author, upstream: &Upstream, path: &str) {
+    let server = gateway().plugins(&["echo"]).provider("acme", &upstream.url(path)).start();
+    author.cargo(&["build"]);
+    let output = author.check(&["-fixtures", "fixtures"]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    // No colours where no terminal is, and every check by name.
+    let table = text(&output.stdout);
+    assert!(!table.contains('\x1b') && table.contains("ok    manifest: form "), "{table}");
+    assert!(table.contains("fixture hello: transcript") && table.contains(" 0 failed"), "{table}");
+    let plugins = server.data().join("plugins");
+    std::fs::copy(author.file(), plugins.join("acme.so.tmp")).expect("copied");
+    std::fs::rename(plugins.join("acme.so.tmp"), plugins.join("acme.so")).expect("renamed");
+    server.reload();
+    eventually("the model's offer", || server.get("/v1/models").text().contains("\"acme-1\"").then_some(()));
+    let asked = json!({"model": "acme-1", "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+    let reply = server.chat(&asked);
+    assert_eq!((reply.status, reply.streamed_text().as_str()), (200, "hello there"), "{}", reply.text());
+    assert_eq!(reply.events().last().map(String::as_str), Some("[DONE]"));
+    assert!(upstream.last().header("authorization").is_some_and(|key| key.starts_with("Bearer sk-test")));
+}
+
+// One test for both starts: they share a target directory, and with it the compiled dependencies.
+#[test]
+fn an_author_gets_from_nothing_to_a_streamed_answer() {
+    let began = Instant::now();
+    let author = Author::new("acme", &[]);
+    let lines = std::fs::read_to_string(author.crate_dir().join("src/lib.rs")).expect("the source");
+    assert!(lines.lines().filter(|line| line.starts_with("    ")).count() <= 5, "{lines}");
+    whole_way(&author, &Upstream::saying("hello there"), "/v1");
+    let compatible = began.elapsed();
+    let began = Instant::now();
+    let author = Author::new("acme", &["--translator"]);
+    let upstream = Upstream::start(|request, answer| {
+        let body = request.json();
+        assert_eq!((request.path.as_str(), body["lines"][0]["text"].as_str()), ("/generate", Some("hi")));
+        answer.stream().event(&json!({"text": "hello "})).event(&json!({"text": "there"}));
+        answer.event(&json!({"end": "stop", "tokens": {"in": 3, "out": 2}})).end();
+    });
+    whole_way(&author, &upstream, "");
+    println!(
+        "from `plugin new` to a streamed answer: {:.1} s OpenAI-compatible (with what dependencies were not \
+         compiled yet), {:.1} s translator",
+        compatible.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
+    a_crash_is_a_failed_check(&author);
+}
+
+/// The same crate, made to end the process that it runs in.
+fn a_crash_is_a_failed_check(author: &Author) {
+    let source = author.crate_dir().join("src/lib.rs");
+    let code = std::fs::read_to_string(&source).expect("the source");
+    let broken = code.replacen("        openai::fault(reply)", "        std::process::abort()", 1);
+    let broken = broken.replacen("    openai,\n", "", 1).replacen(
+        "reply: &Reply<'_>) -> Fault",
+        "_: &Reply<'_>) -> Fault",
+        1,
+    );
+    std::fs::write(&source, broken).expect("written");
+    author.cargo(&["build"]);
+    let output = author.check(&["-json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["plugin"], &report["passed"]), (&json!("acme"), &json!(false)));
+    let checks = report["checks"].as_array().expect("checks");
+    let failed: Vec<&Value> = checks.iter().filter(|check| check["verdict"] == "fail").collect();
+    assert_eq!(failed.len(), 1, "{report:#}");
+    assert_eq!(failed[0]["name"], "errors: HTTP 302");
+    assert!(failed[0]["detail"].as_str().is_some_and(|text| text.contains("SIGABRT")), "{report:#}");
+}
+
+#[test]
+fn what_cannot_be_checked_or_made_is_said_and_has_its_status() {
+    let place = tempfile::tempdir().expect("a directory");
+    std::fs::write(place.path().join("text.so"), "no plugin").expect("a file");
+    let check = |args: &[&str], status: i32, words: &str| {
+        let output = plugin(place.path(), args);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {said}");
+        assert!(said.contains(words), "{args:?}: {said}");
+    };
+    check(&["check"], 2, "needs FILE");
+    check(&["check", "a.so", "-translator"], 2, "belongs to `plugin new`");
+    check(&["check", "none.so"], 1, "FAIL  load: file");
+    check(&["check", "text.so"], 1, "not_elf");
+    check(&["check", "text.so", "-fixtures", "nowhere"], 1, "nowhere cannot be read");
+    check(&["new"], 2, "needs NAME");
+    check(&["new", "Acme"], 1, "cannot be a plugin's name");
+    check(&["new", "acme", "-api", "."], 1, "not the directory of provider-api");
+    std::fs::create_dir(place.path().join("acme")).expect("a directory");
+    check(&["new", "acme"], 1, "is there already");
+    assert_eq!(std::fs::read_dir(place.path().join("acme")).expect("the directory").count(), 0);
+}
