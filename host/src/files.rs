@@ -150,12 +150,32 @@ pub fn preserve(path: &Path) -> io::Result<PathBuf> {
 /// # Errors
 /// The system refuses, or something else stands there.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    make_dir(dir)?;
     if fs::metadata(dir)?.permissions().mode() & 0o777 != 0o700 {
         // A mounted volume may belong to someone else and still be good to write to.
         let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
     }
     Ok(())
+}
+
+/// Makes `dir` and its parents with mode 0700 whatever the umask; those that exist stay as they are.
+///
+/// # Errors
+/// The system refuses, or something else stands there.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dir(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        // A strict umask may have taken even the owner's rights.
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
+        // Another process was quicker.
+        Err(_) if dir.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes temporary files that a crash left in `dir`.
@@ -222,7 +242,13 @@ pub fn claim(data_dir: &Path) -> Result<Lock, LockError> {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o777 != 0o600 {
+        // A strict umask takes even the owner's rights; a file of someone else may still be good to lock.
+        let _ = file.set_permissions(Permissions::from_mode(0o600));
+    }
+    Ok(file)
 }
 
 /// Whether the lock is ours now.

@@ -1,6 +1,6 @@
 //! Reads `sigorest.toml`: every mistake in it is found in one go.
 
-use std::{fs::File, io::Read as _, ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use toml::{
     Spanned,
@@ -16,7 +16,10 @@ use super::{
     provider,
     value::Input,
 };
-use crate::cli::ServerArgs;
+use crate::{
+    cli::ServerArgs,
+    files::{self, ReadError},
+};
 
 /// Larger files are mistakes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -39,17 +42,12 @@ pub(super) fn read(reading: &mut Reading, args: &ServerArgs, environment: Enviro
 
 /// The file's text without a byte order mark, `None` if there is no file.
 fn text(path: &Path) -> Result<Option<String>, String> {
-    let failed = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
+    let bytes = match files::read(path, MAX_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(ReadError::TooLarge { .. }) => return Err("is larger than 1 MiB".into()),
+        Err(error) => return Err(format!("cannot be read: {error}")),
     };
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err("is larger than 1 MiB".into());
-    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;

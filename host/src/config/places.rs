@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -44,8 +43,7 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
 /// # Errors
 /// It cannot be made or is not a directory; the message names it.
 pub fn create_data_dir(path: &Path) -> Result<(), String> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| {
+    crate::files::make_dir(path).map_err(|error| {
         format!(
             "the data directory {} cannot be made: {error}; choose another with -data-dir",
             path.display()

@@ -1,10 +1,10 @@
 //! A self-signed certificate for every name and address of this machine.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, Permissions},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
@@ -86,7 +86,7 @@ fn certificate(machine: &Machine, now: Duration, key: &KeyPair) -> Result<String
 fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
     let put = || -> io::Result<()> {
         if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            files::make_dir(parent)?;
         }
         files::replace(path, bytes)?;
         if mode == 0o600 { Ok(()) } else { fs::set_permissions(path, Permissions::from_mode(mode)) }
