@@ -19,6 +19,7 @@ mod logs;
 mod memory;
 mod models;
 mod ollama;
+mod packaging;
 mod plugins;
 mod providers;
 mod retry;
