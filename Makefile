@@ -6,13 +6,17 @@ RELEASE   := $(or $(CARGO_TARGET_DIR),target)/release
 # Each directory under providers/ is one plugin; its file is named by its id.
 PROVIDERS := $(notdir $(patsubst %/,%,$(wildcard providers/*/)))
 PACKAGES  := $(addprefix -p ,host $(PROVIDERS))
+# No path of the machine that builds gets into what is built. Paths in this folder are relative already.
+CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
+RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
+             CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env bench check format clippy docs dependencies clean
+.PHONY: build run test test-env bench reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
-	$(CARGO) build --release --locked $(PACKAGES)
+	$(RELEASED) $(CARGO) build --release --locked $(PACKAGES)
 	@mkdir -p $(BUILD)/plugins $(BUILD)/data
 	@install -m 755 $(RELEASE)/sigoREST $(RELEASE)/sigoE $(BUILD)/
 	@for id in $(PROVIDERS); do \
@@ -34,6 +38,10 @@ test-env:
 ## bench: sizes, memory, time to the first answer, a thousand streams at once
 bench: build
 	python3 tests/bench.py $(BUILD)
+
+## reproduce: two release builds in two folders are equal byte for byte (some minutes)
+reproduce:
+	@sh tests/reproduce.sh
 
 ## check: format, lints, docs and the rules on dependencies
 check: format clippy docs dependencies

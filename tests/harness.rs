@@ -6,6 +6,8 @@ pub mod terminal;
 pub mod upstream;
 
 pub use client::{Connection, PATIENCE, Reply};
-pub use server::{CLI, KEY, SERVER, Server, Setup, eventually, finish, gateway, plugin_file, signal};
+pub use server::{
+    CLI, KEY, PLUGINS, SERVER, Server, Setup, eventually, finish, gateway, plugin_file, signal,
+};
 pub use terminal::Terminal;
 pub use upstream::{Answer, Recorded, Upstream, chunk, completion, say, usage_chunk};
