@@ -169,7 +169,7 @@ impl Gateway {
         if let Some(entry) = self.find(name) {
             return Ok(entry);
         }
-        self.discover(DISCOVERY_GAP).await;
+        Box::pin(self.discover(DISCOVERY_GAP)).await;
         self.catalog.load().resolve(name).cloned()
     }
 

@@ -7,6 +7,7 @@ mod answer;
 mod bind;
 mod close;
 mod connection;
+mod cores;
 mod gate;
 mod io;
 mod pulse;
@@ -35,6 +36,7 @@ pub use self::bind::{BindError, Sockets, bind};
 use self::{
     bind::Listening,
     connection::Server,
+    cores::Cores,
     gate::{Gate, Hush},
 };
 use crate::{
@@ -119,6 +121,7 @@ where
     let closing = Arc::new(Closing::default());
     let connections = TaskTracker::new();
     let gate = Arc::new(Gate::default());
+    let cores = Arc::new(Cores::start());
     let doors = TaskTracker::new();
     for Listening { door, socket, handed_over } in sockets.0 {
         let socket = match TcpListener::from_std(socket) {
@@ -134,7 +137,7 @@ where
             closing: Arc::clone(&closing),
             tasks: connections.clone(),
         };
-        let listener = Listener::new(door, &socket, Arc::clone(&gate), server);
+        let listener = Listener::new(door, &socket, (Arc::clone(&gate), Arc::clone(&cores)), server);
         let (drain, closing) = (Arc::clone(&shared.drain), Arc::clone(&closing));
         doors.spawn(listener.run(socket, async move {
             if handed_over { drain.told().await } else { closing.told.cancelled().await }
@@ -173,6 +176,7 @@ struct Listener<H> {
     /// Our end, if the socket has one address only.
     local: Option<IpAddr>,
     gate: Arc<Gate>,
+    cores: Arc<Cores>,
     refusals: Arc<Semaphore>,
     refused: Hush,
     full: Hush,
@@ -185,12 +189,18 @@ where
     H: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    fn new(door: Door, socket: &TcpListener, gate: Arc<Gate>, server: Server<H>) -> Self {
+    fn new(
+        door: Door,
+        socket: &TcpListener,
+        (gate, cores): (Arc<Gate>, Arc<Cores>),
+        server: Server<H>,
+    ) -> Self {
         let local = socket.local_addr().ok().map(|address| address.ip());
         Self {
             door,
             local: local.filter(|address| !address.is_unspecified()),
             gate,
+            cores,
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             refused: Hush::new(),
             full: Hush::new(),
@@ -242,11 +252,17 @@ where
                 Error::unavailable("too many connections are open; try again", Duration::from_secs(1));
             return self.refuse(stream, error.code("overloaded"));
         };
-        let connection = self.server.clone().connection(stream, peer);
-        self.server.tasks.spawn(async move {
-            connection.await;
+        let Ok(stream) = stream.into_std() else { return };
+        let server = self.server.clone();
+        let connection = async move {
+            // From here on the socket belongs to that core's reactor.
+            match TcpStream::from_std(stream) {
+                Ok(stream) => server.connection(stream, peer).await,
+                Err(error) => warn!(%error, "a connection cannot be watched"),
+            }
             drop(place);
-        });
+        };
+        self.server.tasks.spawn_on(connection, self.cores.next());
     }
 
     /// Tells the peer why over plain HTTP; over TLS it would cost a handshake, so the socket just closes.

@@ -135,7 +135,7 @@ fn serve(loaded: Loaded, reload: gateway::Reload) -> Result<(), Stop> {
     let _log = telemetry::init(settings.log);
     warn(&warnings);
     warn(&config::unknown_variables(variables()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Stop::failed(format!("no threads can be started: {error}")))?;
     let outcome = runtime.block_on(gateway::run(settings, reload));
     // What still runs was given its time to drain.

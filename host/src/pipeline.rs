@@ -82,9 +82,11 @@ where
     }
     let operation = match (&head.method, head.uri.path()) {
         (&Method::POST, "/v1/chat/completions") => chat,
-        (&Method::POST, "/v1/embeddings") => return embeddings(gateway, id, caller, head, body).await,
+        (&Method::POST, "/v1/embeddings") => {
+            return Box::pin(embeddings(gateway, id, caller, head, body)).await;
+        }
         _ => {
-            let answered = drain.unless_cut(api::answer(gateway, &caller, head, body)).await;
+            let answered = drain.unless_cut(Box::pin(api::answer(gateway, &caller, head, body))).await;
             return logged(id, caller.address, head, answered);
         }
     };
@@ -121,7 +123,10 @@ pub async fn chat(
         return Err(Error::bad_request(text).param("model"));
     }
     let provider = provider_of(gateway, &entry)?;
-    let (history, storing) = conversation(gateway, &chat, &entry).await?;
+    let (history, storing) = match chat.options.session_id.as_deref().filter(|id| !id.is_empty()) {
+        Some(session_id) => Box::pin(conversation(gateway, &chat, &entry, session_id)).await?,
+        None => (Vec::new(), None),
+    };
     let claude = entry.model.id.contains("claude");
     let insert = Insert {
         memory: gateway.memory.block().message(claude).cloned(),
@@ -140,7 +145,7 @@ pub async fn chat(
     match route::run(&gateway.upstream, &plan).await? {
         Answer::Whole(whole) => {
             if let Some(storing) = storing {
-                storing.store(answer::message(&whole.body)).await;
+                Box::pin(storing.store(answer::message(&whole.body))).await;
             }
             Ok(whole_response(&plan, whole, ledger))
         }
@@ -228,10 +233,8 @@ async fn conversation(
     gateway: &Gateway,
     chat: &Chat,
     entry: &Entry,
+    session_id: &str,
 ) -> Result<(Vec<Bytes>, Option<Storing>), Error> {
-    let Some(session_id) = chat.options.session_id.as_deref().filter(|id| !id.is_empty()) else {
-        return Ok((Vec::new(), None));
-    };
     let key = Key::new(&entry.name, session_id)?.or_id(&entry.model.id);
     let messages = chat.messages()?;
     let spoken: Vec<Bytes> =

@@ -3,6 +3,7 @@
 //! Nothing in a request waits for it: a reader that stops reading costs lines, never requests.
 
 mod line;
+mod writer;
 
 use std::{
     cell::RefCell,
@@ -18,7 +19,6 @@ use tracing::{
     span::{Attributes, Id, Record},
     subscriber::Interest,
 };
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer,
     layer::{Context, SubscriberExt},
@@ -27,14 +27,12 @@ use tracing_subscriber::{
 
 use crate::config::{Level, LogSettings};
 use line::{Fields, Line};
-
-/// Lines that wait for the writer; when they are full, further lines are lost.
-const WAITING_LINES: usize = 16_384;
+use writer::{Stop, Writer};
 
 /// Keeps the log's thread; what waits is written when it is dropped.
 #[must_use]
 pub struct Guard {
-    _writer: Option<WorkerGuard>,
+    _writer: Option<Stop>,
 }
 
 /// The settings in force, in one byte so that a reload needs no lock: level in the low bits.
@@ -49,8 +47,7 @@ pub fn init(settings: LogSettings) -> Guard {
     let Ok(descriptor) = std::io::stderr().as_fd().try_clone_to_owned() else {
         return Guard { _writer: None };
     };
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES);
-    let (writer, guard) = builder.thread_name("log").finish(File::from(descriptor));
+    let (writer, guard) = Writer::start(File::from(descriptor));
     let subscriber = tracing_subscriber::registry().with(Log { writer, pid: std::process::id() });
     match tracing::subscriber::set_global_default(subscriber) {
         Ok(()) => Guard { _writer: Some(guard) },
@@ -99,7 +96,7 @@ fn admits(metadata: &Metadata<'_>) -> bool {
 
 /// The one layer: formats into a buffer of its thread, and hands each line over in one piece.
 struct Log {
-    writer: NonBlocking,
+    writer: Writer,
     pid: u32,
 }
 
@@ -149,7 +146,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
                     fields.replay(line);
                 }
             }
-            let _ = self.writer.clone().write_all(line.finish(self.pid));
+            self.writer.line(line.finish(self.pid));
         };
         LINE.with(|line| match line.try_borrow_mut() {
             Ok(mut line) => write(&mut line),
@@ -182,7 +179,7 @@ mod tests {
     #[test]
     fn spans_levels_and_libraries() {
         let kept = Kept::default();
-        let (writer, guard) = NonBlockingBuilder::default().finish(kept.clone());
+        let (writer, guard) = Writer::start(kept.clone());
         let log = |level, quiet, json| set(LogSettings { level, quiet, json });
         log(Level::Info, false, false);
         let subscriber = tracing_subscriber::registry().with(Log { writer, pid: 1 });

@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     io::IoSlice,
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +33,9 @@ const MAX_IDLE: Duration = Duration::from_secs(50);
 
 /// Idle connections kept for one origin; a further one is closed.
 const MAX_IDLE_PER_ORIGIN: usize = 256;
+
+/// More than a machine of this kind has cores.
+const SHARDS: usize = 16;
 
 /// Requests up to this size are sent as one buffer: one system call, one small copy.
 const COALESCE_BYTES: usize = 32 << 10;
@@ -128,23 +134,34 @@ struct Connection {
     pool: Arc<Pool>,
 }
 
-/// Connections that wait for their next request, with what was read too early and since when they wait.
-type Idle = HashMap<Arc<Origin>, Vec<(Io, BytesMut, Instant)>>;
-
+/// Idle connections by the thread that opened them: a socket's reactor is its thread's.
 #[derive(Default)]
 struct Pool {
-    idle: Mutex<Idle>,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+type Shard = HashMap<Arc<Origin>, Vec<Idle>>;
+
+struct Idle {
+    io: Io,
+    buffer: BytesMut,
+    since: Instant,
 }
 
 impl Pool {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// The shard of this thread. Threads that share one use each other's connections, which is right,
+    /// only slower.
+    fn shard(&self) -> MutexGuard<'_, Shard> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed));
+        let index = THREAD.with(|thread| thread % SHARDS);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last that is still open.
     fn take(&self, origin: &Arc<Origin>) -> Option<(Io, BytesMut)> {
         loop {
-            let (io, buffer, since) = self.lock().get_mut(origin)?.pop()?;
+            let Idle { io, buffer, since } = self.shard().get_mut(origin)?.pop()?;
             if since.elapsed() < MAX_IDLE && io.is_quiet() {
                 return Some((io, buffer));
             }
@@ -152,7 +169,7 @@ impl Pool {
     }
 
     fn give(&self, connection: Connection) {
-        let mut idle = self.lock();
+        let mut idle = self.shard();
         let list = idle.entry(connection.origin).or_default();
         if list.len() < MAX_IDLE_PER_ORIGIN {
             let mut buffer = connection.buffer;
@@ -160,7 +177,7 @@ impl Pool {
             if buffer.capacity() > COALESCE_BYTES {
                 buffer = BytesMut::new();
             }
-            list.push((connection.io, buffer, Instant::now()));
+            list.push(Idle { io: connection.io, buffer, since: Instant::now() });
         }
     }
 }
@@ -186,7 +203,8 @@ impl Upstream {
         let (io, buffer) = match self.pool.take(origin) {
             Some(kept) => kept,
             None => {
-                let opened = tokio::time::timeout(connect, self.open(origin)).await;
+                // Boxed: most requests find a connection, and each would carry the room to open one.
+                let opened = tokio::time::timeout(connect, Box::pin(self.open(origin))).await;
                 (opened.map_err(|_| TransportError::ConnectTimeout)??, BytesMut::new())
             }
         };
@@ -204,11 +222,13 @@ impl Upstream {
 
     /// Closes connections that were idle for too long.
     pub fn sweep(&self) {
-        let mut idle = self.pool.lock();
-        for list in idle.values_mut() {
-            list.retain(|(_, _, since)| since.elapsed() < MAX_IDLE);
+        for shard in &self.pool.shards {
+            let mut idle = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for list in idle.values_mut() {
+                list.retain(|kept| kept.since.elapsed() < MAX_IDLE);
+            }
+            idle.retain(|_, list| !list.is_empty());
         }
-        idle.retain(|_, list| !list.is_empty());
     }
 
     async fn open(&self, origin: &Origin) -> Result<Io, TransportError> {

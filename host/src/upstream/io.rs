@@ -25,6 +25,10 @@ impl Io {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
+        // No news from the reactor: no system call to learn that there is none.
+        if socket.poll_read_ready(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
+            return true;
+        }
         let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
         let looked = rustix::net::recv(socket, &mut [0u8; 1][..], flags);
         looked.is_err_and(|error| error == rustix::io::Errno::AGAIN)
