@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env bench reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -35,9 +35,22 @@ test: test-env
 test-env:
 	@sh tests/sdk/setup.sh
 
-## bench: sizes, memory, time to the first answer, a thousand streams at once
-bench: build
-	python3 tests/bench.py $(BUILD)
+## figures: sizes, memory, time to the first answer, a thousand streams at once
+figures: build
+	python3 tests/bench/figures.py $(BUILD)
+
+## bench: the gateway beside nginx, one table
+bench: build nginx
+	$(RELEASED) $(CARGO) run --release --locked -p bench -- all $(BUILD)/sigoREST $(BUILD)/plugins
+
+## bench-growth: how the cost of a request grows, a table and build/growth.svg
+bench-growth: build
+	$(RELEASED) $(CARGO) run --release --locked -p bench -- growth $(BUILD)/sigoREST $(BUILD)/plugins
+
+.PHONY: nginx
+nginx:
+	@command -v nginx >/dev/null || { apt-get update -q && apt-get install -qy nginx-light; } \
+	  || { echo "make bench needs nginx: install it" >&2; exit 1; }
 
 ## reproduce: two release builds in two folders are equal byte for byte (some minutes)
 reproduce:

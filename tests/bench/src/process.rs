@@ -16,13 +16,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         // nginx's master ends its workers when it is told to, not when it is killed.
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        for _ in 0..100 {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure a build: sizes, memory at rest, time to the first answer, many streams at once.
 
-    python3 tests/bench.py [BUILD] [STREAMS]        # `make bench`; defaults: build, 1000
+    python3 tests/bench/figures.py [BUILD] [STREAMS]        # `make figures`; defaults: build, 1000
 
 Everything happens on this machine: the server from BUILD answers from its echo plugin, 20 ms a word.
 """
