@@ -223,7 +223,9 @@ fn a_model_is_found_by_shortcode_id_and_provider_and_nothing_else() {
         assert_eq!(ask(name).status, 200, "{name}");
         assert_eq!(upstream.last().json()["model"], "gpt-4.1");
     }
-    let error = ask("gpt42").error(404);
+    let reply = ask("gpt42");
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
+    let error = reply.error(404);
     assert_eq!(error["code"], "model_not_found");
     assert!(error["message"].as_str().expect("text").contains("gpt41"), "the nearest name: {error}");
     // A model that exists but is not listed is not offered.

@@ -305,19 +305,14 @@ fn ping(address: std::net::SocketAddr) -> u16 {
 }
 
 #[test]
-fn it_is_ready_within_a_second() {
-    // The machine may be busy with other tests: the best of some.
-    let took = (0..8).map(|_| {
-        let setup = gateway();
-        let _ = setup.command(SERVER);
-        let start = Instant::now();
-        let server = setup.start();
-        let took = start.elapsed();
-        drop(server);
-        took
-    });
-    let best = took.take_while(|took| *took > Duration::from_secs(1)).count();
-    assert!(best < 8, "none of 8 starts took less than a second");
+fn a_start_is_less_than_a_second_of_work() {
+    // Processor time, the plugins' trials included: the machine may be busy with other tests.
+    let server = gateway().start();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.id())).expect("its state");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: u64 = fields[11..15].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    // Linux counts 100 ticks a second here, whatever its own clock does.
+    assert!(ticks < 100, "{ticks} hundredths of a second");
 }
 
 #[test]

@@ -115,6 +115,27 @@ fn a_later_directory_shadows_an_earlier_one_and_that_is_said() {
 }
 
 #[test]
+fn by_default_plugins_lie_beside_the_program_and_in_the_data_directory() {
+    let setup = faulty();
+    let installed = tempfile::tempdir().expect("a directory");
+    let program = installed.path().join("sigoREST");
+    fs::copy(crate::harness::SERVER, &program).expect("a copy");
+    fs::create_dir(installed.path().join("plugins")).expect("a directory");
+    for id in ["zai", "faulty"] {
+        put(&installed.path().join("plugins"), &format!("{id}.so"), &fs::read(plugin_file(id)).expect("it"));
+    }
+    drop(setup.command(crate::harness::SERVER));
+    put(&setup.path().join("plugins"), "faulty.so", &second_generation());
+    let mut command = std::process::Command::new(&program);
+    command.env_clear().current_dir(setup.path()).args(["-http-port=0", "-https-port=0"]);
+    let server = setup.start_as(command);
+    let plugins = server.get("/api/health").json()["plugins"].to_string();
+    assert!(plugins.contains("\"zai\"") && plugins.contains("\"echo\""), "{plugins}");
+    assert!(ask(&server, "good").text().contains("generation TWO"), "the data directory's wins");
+    server.logged_with(&["shadow", "faulty"]);
+}
+
+#[test]
 fn a_new_file_takes_over_and_the_old_one_can_come_back() {
     let server = faulty().start();
     let plugins = server.data().join("plugins");

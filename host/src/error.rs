@@ -44,6 +44,8 @@ impl Error {
             400..=499 => "invalid_request_error",
             _ => "server_error",
         };
+        // A caller's mistake stays one however often it is sent; waiting helps with these four.
+        let mistake = status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 425 | 429);
         Self {
             status,
             kind: Cow::Borrowed(kind),
@@ -51,7 +53,7 @@ impl Error {
             param: None,
             message: message.into(),
             retry_after: None,
-            should_retry: None,
+            should_retry: mistake.then_some(false),
             allow: None,
             upstream: None,
         }
