@@ -1,7 +1,16 @@
 //! One run of a plugin for one attempt: its requests go to the upstream, the answers come back through
 //! it, or past it where the upstream speaks the caller's format already.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use provider_api::{
@@ -82,6 +91,30 @@ pub enum Next {
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;
 
+/// When anything came last: bytes, or a timer that was due.
+#[derive(Clone)]
+pub struct Activity(Arc<(Instant, AtomicU64)>);
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
+    }
+}
+
+impl Activity {
+    /// Notes that something came, or that only now it is waited for.
+    pub fn note(&self) {
+        let (start, last) = &*self.0;
+        last.store(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For how long nothing came.
+    pub fn silence(&self) -> Duration {
+        let (start, last) = &*self.0;
+        start.elapsed().saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed)))
+    }
+}
+
 /// One run of a plugin's state machine.
 pub struct Run {
     upstream: Arc<Upstream>,
@@ -99,6 +132,7 @@ pub struct Run {
     /// Bytes that a plugin which frames for itself was given since the last line end.
     unframed: usize,
     failed: Option<Fault>,
+    activity: Activity,
     _in_flight: InFlight,
 }
 
@@ -145,6 +179,7 @@ impl Run {
             seen: 0,
             unframed: 0,
             failed: None,
+            activity: Activity::default(),
             _in_flight: in_flight,
         };
         run.step(Input::Start).await?;
@@ -253,10 +288,17 @@ impl Run {
             if let Some(fault) = self.failed.take() {
                 return Err(fault);
             }
-            if let Err(fault) = self.advance().await {
+            let advanced = self.advance().await;
+            self.activity.note();
+            if let Err(fault) = advanced {
                 self.failed = Some(fault);
             }
         }
+    }
+
+    /// Tells, also while [`Run::next`] is under way, when anything came last.
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
     }
 
     /// Takes one step: sends what was asked for, reads once, or waits for a timer.

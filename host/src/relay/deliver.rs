@@ -107,18 +107,19 @@ impl Delivery {
     /// Waits for what comes next with heartbeats, as long as the upstream may be silent.
     async fn next(&mut self, out: &mut Yielder) -> Result<Next, Fault> {
         let (idle, heartbeat) = (self.idle, self.heartbeat.max(Duration::from_millis(1)));
-        let mut silent = Duration::ZERO;
+        let activity = self.run.activity();
+        // What was not asked for cannot be late: a slow caller is no silence of the upstream.
+        activity.note();
         // Kept over the heartbeats: a step that is under way must be seen to its end.
         let mut next = std::pin::pin!(self.run.next());
         loop {
-            let wait = heartbeat.min(idle.saturating_sub(silent));
-            if let Ok(next) = tokio::time::timeout(wait, &mut next).await {
-                return next;
-            }
-            silent += wait;
-            if silent >= idle {
+            let left = idle.saturating_sub(activity.silence());
+            if left.is_zero() {
                 let text = format!("the upstream was silent for {} s", idle.as_secs());
                 return Err(Fault::new(FaultKind::TIMEOUT, text));
+            }
+            if let Ok(next) = tokio::time::timeout(heartbeat.min(left), &mut next).await {
+                return next;
             }
             out.send(Bytes::from_static(HEARTBEAT)).await;
         }
