@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use provider_api::request::{Members, elements};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 /// Most bytes of a streamed answer that are kept for a session; a longer one is not stored.
@@ -37,6 +37,19 @@ struct ToolCall {
     kind: String,
     name: String,
     arguments: String,
+}
+
+/// The whole message in the order that people read.
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -134,22 +147,17 @@ impl Assembly {
         if self.size > MAX_ANSWER_BYTES || empty {
             return None;
         }
-        let mut message = serde_json::Map::new();
-        message.insert("role".into(), "assistant".into());
-        message.insert("content".into(), self.content.map_or(Value::Null, Value::from));
-        if let Some(text) = self.reasoning {
-            message.insert("reasoning_content".into(), text.into());
-        }
-        if let Some(text) = self.refusal {
-            message.insert("refusal".into(), text.into());
-        }
-        if !self.tools.is_empty() {
-            let calls = self.tools.into_iter().map(|call| {
-                let kind = if call.kind.is_empty() { "function".into() } else { call.kind };
-                json!({"id": call.id, "type": kind, "function": {"name": call.name, "arguments": call.arguments}})
-            });
-            message.insert("tool_calls".into(), calls.collect());
-        }
+        let calls = self.tools.into_iter().map(|call| {
+            let kind = if call.kind.is_empty() { "function".into() } else { call.kind };
+            json!({"id": call.id, "type": kind, "function": {"name": call.name, "arguments": call.arguments}})
+        });
+        let message = Message {
+            role: "assistant",
+            content: self.content,
+            reasoning_content: self.reasoning,
+            refusal: self.refusal,
+            tool_calls: calls.collect(),
+        };
         serde_json::to_vec(&message).ok().map(Bytes::from)
     }
 }
