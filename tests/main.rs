@@ -29,3 +29,4 @@ mod stream;
 mod tidy;
 mod tiny;
 mod tls;
+mod worker;

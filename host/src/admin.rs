@@ -13,7 +13,7 @@ use crate::{
     catalog::Catalog,
     error::Error,
     gateway::Gateway,
-    plugins::{Generation, Plugins, RefusedFile, RollbackError, Snapshot},
+    plugins::{Generation, Plugins, Provider, RefusedFile, RollbackError, Snapshot},
 };
 
 pub mod client;
@@ -42,12 +42,24 @@ struct Shown<'a> {
     step_cpu_p50_us: f64,
     step_cpu_p99_us: f64,
     faults: u64,
+    /// Whether all its providers run in worker processes.
     isolated: bool,
+    workers: Vec<Worker<'a>>,
     /// Unix time in seconds.
     loaded_at: Option<u64>,
     rustc: &'a str,
     license: &'a str,
     earlier: Vec<Earlier<'a>>,
+}
+
+/// A worker process of a provider.
+#[derive(Debug, Clone, Serialize)]
+struct Worker<'a> {
+    provider: &'a str,
+    /// `null` while it is being started.
+    pid: Option<u32>,
+    /// How often it ended and was started again.
+    restarts: u64,
 }
 
 /// How many models a plugin has, and what callers see of them.
@@ -136,6 +148,7 @@ fn shown<'a>(
     let has = mine.iter().map(|provider| provider.source().models.len()).sum::<usize>();
     let offers = catalog.entries().iter().filter(|entry| providers.contains(&*entry.provider)).count();
     let steps = &generation.meter.steps;
+    let workers: Vec<_> = mine.iter().filter_map(|provider| worker(provider)).collect();
     let past = snapshot.earlier.get(&generation.id).into_iter().flatten();
     Shown {
         id: Some(&generation.id),
@@ -155,12 +168,18 @@ fn shown<'a>(
         step_cpu_p50_us: micros(steps.quantile(0.5)),
         step_cpu_p99_us: micros(steps.quantile(0.99)),
         faults: snapshot.faults(&generation.id),
-        isolated: false,
+        isolated: !workers.is_empty() && workers.len() == mine.len(),
+        workers,
         loaded_at: Some(seconds(generation.loaded_at)),
         rustc: &generation.rustc,
         license: &manifest.license,
         earlier: past.filter(|old| old.number != generation.number).map(|old| earlier(old)).collect(),
     }
+}
+
+fn worker(provider: &Provider) -> Option<Worker<'_>> {
+    let worker = provider.runner.worker()?;
+    Some(Worker { provider: &provider.name, pid: worker.pid(), restarts: worker.restarts() })
 }
 
 fn earlier(old: &Generation) -> Earlier<'_> {
@@ -195,6 +214,7 @@ fn refused(file: &RefusedFile) -> Shown<'_> {
         step_cpu_p99_us: 0.0,
         faults: 0,
         isolated: false,
+        workers: Vec::new(),
         loaded_at: None,
         rustc: "",
         license: "",

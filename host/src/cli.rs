@@ -59,6 +59,8 @@ pub enum Command {
     PluginRollback(String),
     /// Load a plugin file in this process, which the server started for that.
     PluginProbe(PathBuf),
+    /// Be the worker process of a provider, which the server started for that.
+    PluginWorker,
     /// Print this and end.
     Print(String),
 }
@@ -102,6 +104,7 @@ pub fn server(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command,
         Some(("config", _)) => Command::ConfigShow,
         Some((name @ ("plugin" | "plugin-trial"), inner)) => plugin::read(name, &matches, inner),
         Some(("plugin-probe", inner)) => Command::PluginProbe(file(inner)),
+        Some(("plugin-worker", _)) => Command::PluginWorker,
         _ => Command::Serve,
     };
     Ok((command, args))
@@ -142,6 +145,8 @@ fn server_flags() -> Clap {
         .subcommand(plugin::commands())
         .subcommand(plugin::trial())
         .subcommand(file(Clap::new("plugin-probe")).hide(true))
+        // The provider's name is for whoever looks at a list of processes.
+        .subcommand(file(Clap::new("plugin-worker")).hide(true))
         .subcommand(Clap::new("help").hide(true))
         .subcommand(Clap::new("version").hide(true))
 }

@@ -207,6 +207,16 @@ pub struct BreakerSettings {
     pub trials: u32,
 }
 
+/// Where a provider's code runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In the gateway's own process.
+    #[default]
+    None,
+    /// In a process of its own, without network and files.
+    Process,
+}
+
 /// `[provider.NAME]`.
 #[derive(Debug, Clone, Default)]
 pub struct ProviderSettings {
@@ -220,6 +230,8 @@ pub struct ProviderSettings {
     pub key_file: Option<PathBuf>,
     /// Whether its models are offered without being listed.
     pub offer: Option<Offer>,
+    /// Where the plugin's code runs.
+    pub isolation: Isolation,
     /// Rows that override or add to the plugin's own.
     pub models: Vec<Model>,
     /// What the plugin's manifest declares, as JSON.

@@ -67,6 +67,7 @@ fn run() -> Result<(), Stop> {
         Command::Check => check(&args, environment),
         Command::ConfigShow => print(&config::show(&load(&args, environment)?)),
         Command::Plugin(action) => plugin(&action, &args),
+        Command::PluginWorker => host::plugins::worker::process::run().map_err(Stop::failed),
         Command::PluginProbe(path) => print(&host::plugins::probe::run(&path).map_err(Stop::failed)?),
         Command::PluginRollback(name) => {
             let data_dir = load(&args, environment)?.settings.data_dir;

@@ -24,6 +24,7 @@ pub mod scan;
 pub mod steps;
 mod trust;
 mod vetted;
+pub mod worker;
 
 pub use generation::Generation;
 pub use provider::Provider;

@@ -34,8 +34,10 @@ use crate::{
 pub mod deliver;
 pub mod ledger;
 mod outbox;
+mod step;
 
 use outbox::Outbox;
+use step::count;
 
 /// Largest whole answer.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -383,6 +385,7 @@ impl Run {
     }
 
     async fn events(&mut self, id: u64) -> Result<(), Fault> {
+        let mut gathered = Vec::new();
         while let Some(end) = sse::event_end(&self.buffer, self.seen) {
             let event = self.buffer.split_to(end);
             self.seen = 0;
@@ -391,15 +394,22 @@ impl Run {
             }
             if !self.outbox.provider.passes_stream || self.outbox.wakes(&event) {
                 let event = event.freeze();
+                if self.gathers() {
+                    gathered.push(event);
+                    continue;
+                }
                 self.outbox.current = Some(event.clone());
                 self.step(Input::Body { id, data: &event }).await?;
                 self.outbox.current = None;
             } else {
-                self.outbox.accept(event)?;
+                self.step_all(id, &mut gathered).await?;
+                if !self.outbox.finished {
+                    self.outbox.accept(event)?;
+                }
             }
         }
         self.seen = self.buffer.len();
-        Ok(())
+        self.step_all(id, &mut gathered).await
     }
 
     async fn unframed(&mut self, id: u64) -> Result<(), Fault> {
@@ -447,31 +457,6 @@ impl Run {
         Ok(true)
     }
 
-    async fn step(&mut self, input: Input<'_>) -> Result<(), Fault> {
-        if let Input::Body { data, .. } = &input {
-            self.fed = self.fed.saturating_add(data.len());
-        }
-        let clock = Clock::start();
-        let (_, stepped) = self.exchange.step(input, &mut self.outbox).await;
-        let provider = &self.outbox.provider;
-        match self.exchange {
-            Exchange::Here(_) => clock.stop(&provider.generation, self.fed),
-        }
-        let stepped = stepped.inspect_err(|fault| count(provider, fault));
-        match self.outbox.refused.take() {
-            Some(fault) => Err(fault),
-            None => stepped,
-        }
-    }
-
-    fn stuck(&self) -> Fault {
-        let plugin = &self.outbox.provider.generation.id;
-        let text = format!("plugin `{plugin}` neither answered nor asked for anything");
-        let fault = Fault::new(FaultKind::INTERNAL, text);
-        self.outbox.provider.count_fault(&fault);
-        fault
-    }
-
     /// Lets the upstream's connection be used again if its end comes at once.
     async fn settle_connection(&mut self) {
         let Some((_, response)) = &mut self.answering else { return };
@@ -488,13 +473,6 @@ async fn send(
     connect: Duration,
 ) -> Result<Response, TransportError> {
     upstream.send(&origin, &request, connect).await
-}
-
-/// Faults that are the plugin's own rather than its upstream's.
-fn count(provider: &Provider, fault: &Fault) {
-    if matches!(fault.kind, FaultKind::PANIC | FaultKind::INTERNAL) {
-        provider.count_fault(fault);
-    }
 }
 
 /// We ask for no coding and decode none.

@@ -102,6 +102,34 @@ pub struct Asked<'a> {
     body: &'a [AbiPart<'a>],
 }
 
+impl Asked<'_> {
+    /// Shows a request that was asked for in another process as one of this one; a part of an unknown
+    /// kind is `None`.
+    pub fn lend<T>(
+        (method, url): (&str, &str),
+        headers: &[(&str, &[u8])],
+        body: &[Option<BodyPart<'_>>],
+        to: impl FnOnce(Asked<'_>) -> T,
+    ) -> T {
+        let headers: Vec<AbiAttr<'_>> = headers
+            .iter()
+            .map(|(name, value)| AbiAttr { name: RStr::from_str(name), value: (*value).into() })
+            .collect();
+        let part = |kind, offset, len, data| AbiPart { kind, offset, len, data };
+        let body: Vec<AbiPart<'_>> = body
+            .iter()
+            .map(|known| match known {
+                Some(BodyPart::Literal(data)) => part(PartKind::LITERAL, 0, 0, (*data).into()),
+                Some(BodyPart::CallBody { offset, len }) => {
+                    part(PartKind::CALL_BODY, *offset, *len, RSlice::EMPTY)
+                }
+                None => part(PartKind(u32::MAX), 0, 0, RSlice::EMPTY),
+            })
+            .collect();
+        to(Asked { method, url, headers: &headers, body: &body })
+    }
+}
+
 impl<'a> Asked<'a> {
     /// Header names and values, unchecked.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {

@@ -258,6 +258,21 @@ fn one_line(text: &str) -> String {
     line.chars().take(300).collect()
 }
 
+/// Closes every descriptor from this number on: for a process that was started to open one plugin and has
+/// opened nothing yet, whatever it inherited.
+pub fn close_inherited(first: i32) {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let inherited: Vec<i32> = numbers.filter(|number| *number >= first).collect();
+    for number in inherited {
+        // The one that the directory was read by is closed already.
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok() {
+            // SAFETY: it is open, and nobody in this process owns it: the caller has opened nothing yet.
+            unsafe { rustix::io::close(number) };
+        }
+    }
+}
+
 /// Copies bytes into a memory file that can never change again.
 fn sealed_copy(bytes: &[u8]) -> std::io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;

@@ -4,9 +4,12 @@
 
 use std::process::ExitCode;
 
-use host::{cli, telemetry};
+use host::{cli, plugins::worker::process, telemetry};
 
 fn main() -> ExitCode {
+    if process::is_wanted(std::env::args_os()) {
+        return ExitCode::from(u8::from(process::run().is_err()));
+    }
     // Before anything can use TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A core file would hold the keys.

@@ -7,7 +7,7 @@ use provider_api::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Environment, Place, Problem, ProviderSettings,
+    Environment, Isolation, Place, Problem, ProviderSettings,
     file::table,
     load::{Origin, Reading},
     problem::nearest,
@@ -44,7 +44,7 @@ pub(super) fn read(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
                     }
                 }
             }
-            if matches!(setting, "channels" | "isolation") {
+            if setting == "channels" {
                 let text =
                     format!("`provider.{name}.{setting}` is reserved for a later version and has no effect");
                 reading.problems.list.push(Problem::warning(Place::File(key.span()), text));
@@ -63,8 +63,9 @@ fn own(settings: &mut ProviderSettings, name: &str, value: &Spanned<DeValue<'_>>
         "key_env" => settings.key_env = Some(input.parse("a variable's name", variable)?),
         "key_file" => settings.key_file = Some(input.parse("a path", value::path)?),
         "offer" => settings.offer = Some(input.parse("an offer", offer)?),
+        "isolation" => settings.isolation = input.parse("an isolation", isolation)?,
         "models" => settings.models = models(value)?,
-        // Their form is not decided yet: they are accepted with a warning.
+        // Its form is not decided yet: it is accepted with a warning.
         _ if RESERVED_SETTINGS.contains(&name) => {}
         _ => {
             settings.settings.insert(name.to_owned(), json(value)?);
@@ -98,6 +99,14 @@ fn offer(text: &str) -> Result<Offer, String> {
         "always" => Ok(Offer::Always),
         "listed" => Ok(Offer::Listed),
         other => Err(format!("{other:?} is not \"always\" or \"listed\"")),
+    }
+}
+
+fn isolation(text: &str) -> Result<Isolation, String> {
+    match text {
+        "none" => Ok(Isolation::None),
+        "process" => Ok(Isolation::Process),
+        other => Err(format!("{other:?} is not \"none\" or \"process\"")),
     }
 }
 

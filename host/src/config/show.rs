@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{
-    Loaded, ProviderSettings,
+    Isolation, Loaded, ProviderSettings,
     fields::{FIELDS, SECTIONS, quoted},
     problem::is_secret,
 };
@@ -51,12 +51,14 @@ fn section(out: &mut String, loaded: &Loaded, name: &str, provider: &ProviderSet
     let _ = writeln!(out, "\n[provider.{}]", key(name));
     let path = provider.key_file.as_ref().map(|path| path.display().to_string());
     let offer = provider.offer.map(|offer| format!("{offer:?}").to_ascii_lowercase());
+    let isolation = (provider.isolation != Isolation::None).then(|| "process".to_owned());
     let own = [
         ("plugin", provider.plugin.as_ref()),
         ("base_url", provider.base_url.as_ref()),
         ("key_env", provider.key_env.as_ref()),
         ("key_file", path.as_ref()),
         ("offer", offer.as_ref()),
+        ("isolation", isolation.as_ref()),
     ];
     for (setting, value) in own.into_iter().filter_map(|(setting, value)| Some((setting, value?))) {
         line(out, loaded, &format!("provider.{name}.{setting}"), setting, &quoted(value));

@@ -1,9 +1,13 @@
 //! One loaded version of a plugin. Its code stays mapped for ever, so going back to it costs nothing.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use provider_api::{
-    Fault,
+    Fault, FaultKind,
     exchange::{Instance, LogFn},
     loader::{Module, Record, Refused, Sealed},
     model::{Manifest, Model},
@@ -39,7 +43,8 @@ pub struct Generation {
 struct Code {
     own_models: Vec<Model>,
     sealed: Sealed,
-    module: Module,
+    /// The code in this process; none as long as it runs in worker processes alone.
+    module: OnceLock<Module>,
 }
 
 /// A file that passed its checks, ready to be mapped.
@@ -55,14 +60,17 @@ pub struct Fresh {
 }
 
 impl Generation {
-    /// Maps a file's bytes.
+    /// Maps a file's bytes, unless it runs in worker processes alone.
     ///
     /// # Errors
     /// A missing symbol, another layout.
-    pub fn load(fresh: Fresh, number: u64, sidecar: Vec<Model>) -> Result<Self, Refused> {
+    pub fn load(fresh: Fresh, number: u64, sidecar: Vec<Model>, apart: bool) -> Result<Self, Refused> {
         let Fresh { file, sha256, record, bytes } = fresh;
         let sealed = Sealed::new(&bytes)?;
-        let module = sealed.open()?;
+        let module = OnceLock::new();
+        if !apart {
+            let _ = module.set(sealed.open()?);
+        }
         let Record { mut manifest, rustc } = record;
         let own_models = manifest.models.clone();
         catalog::merge_rows(&mut manifest.models, sidecar.clone());
@@ -112,6 +120,14 @@ impl Generation {
     /// # Errors
     /// What the plugin says, a panic included.
     pub fn create(&self, config: &[u8], log: LogFn) -> Result<Instance, Fault> {
-        self.code.module.create(config, log)
+        let module = match self.code.module.get() {
+            Some(module) => *module,
+            None => {
+                let opened = self.code.sealed.open();
+                let opened = opened.map_err(|refused| Fault::new(FaultKind::INTERNAL, refused.message))?;
+                *self.code.module.get_or_init(|| opened)
+            }
+        };
+        module.create(config, log)
     }
 }

@@ -16,7 +16,10 @@ use super::{
     scan::View,
     vetted::{Cache, Candidate, Vetted},
 };
-use crate::{config::Settings, files};
+use crate::{
+    config::{Isolation, Settings},
+    files,
+};
 
 /// Earlier generations of a plugin that can be gone back to.
 const MAX_EARLIER: usize = 16;
@@ -64,6 +67,8 @@ impl Line {
 struct Work {
     fresh: Fresh,
     sidecar: Vec<Model>,
+    /// Whether it runs in worker processes alone: those are its trial, and this process does not map it.
+    apart: bool,
     outcome: Result<(), Refused>,
 }
 
@@ -103,20 +108,21 @@ impl Store {
                     plugins.insert(id, generation.placed(file, sidecar));
                 }
                 None => {
+                    let apart = runs_apart(settings, &id);
                     let (file, id) = (candidate.file.clone(), Some(id));
                     let failed = self.failed.get(&candidate.sha256).cloned().map_or(Ok(()), Err);
                     match failed.and_then(|()| candidate.read()) {
-                        Ok((fresh, sidecar)) => work.push(Work { fresh, sidecar, outcome: Ok(()) }),
+                        Ok((fresh, sidecar)) => work.push(Work { fresh, sidecar, apart, outcome: Ok(()) }),
                         Err(error) => refused.push(RefusedFile { file, id, refused: error }),
                     }
                 }
             }
         }
         try_all(&mut work, settings);
-        for Work { fresh, sidecar, outcome } in work {
+        for Work { fresh, sidecar, apart, outcome } in work {
             let (file, sha256) = (fresh.file.clone(), Arc::clone(&fresh.sha256));
             let id: Arc<str> = fresh.record.manifest.id.as_str().into();
-            match outcome.and_then(|()| self.load(&id, fresh, sidecar)) {
+            match outcome.and_then(|()| self.load(fresh, sidecar, apart)) {
                 Ok(generation) => {
                     plugins.insert(id, generation);
                 }
@@ -143,10 +149,10 @@ impl Store {
         serving.or(line.waiting.as_ref().filter(same)).cloned()
     }
 
-    fn load(&mut self, id: &Arc<str>, fresh: Fresh, sidecar: Vec<Model>) -> Result<Arc<Generation>, Refused> {
-        let line = self.lines.entry(Arc::clone(id)).or_default();
+    fn load(&mut self, fresh: Fresh, sidecar: Vec<Model>, apart: bool) -> Result<Arc<Generation>, Refused> {
+        let line = self.lines.entry(fresh.record.manifest.id.as_str().into()).or_default();
         let number = line.meters.len() as u64 + 1;
-        let generation = Arc::new(Generation::load(fresh, number, sidecar)?);
+        let generation = Arc::new(Generation::load(fresh, number, sidecar, apart)?);
         line.meters.push(Arc::clone(&generation.meter));
         line.waiting = Some(Arc::clone(&generation));
         let generations: usize = self.lines.values().map(|line| line.meters.len()).sum();
@@ -205,7 +211,7 @@ impl Store {
 
 /// Tries all files in child processes, a few at a time.
 fn try_all(work: &mut [Work], settings: &Settings) {
-    let queue = Mutex::new(work.iter_mut());
+    let queue = Mutex::new(work.iter_mut().filter(|work| !work.apart));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     std::thread::scope(|scope| {
         for _ in 0..MAX_PROBES {
@@ -228,6 +234,15 @@ pub(super) fn provider_names(settings: &Settings, id: &str) -> Vec<Arc<str>> {
     let own = named(id).is_none_or(|plugin| plugin == id).then(|| id.into());
     let others = settings.providers.keys().filter(|name| *name != id && named(name) == Some(id));
     own.into_iter().chain(others.map(|name| name.as_str().into())).collect()
+}
+
+/// Whether all providers of a plugin run in worker processes.
+fn runs_apart(settings: &Settings, id: &str) -> bool {
+    let apart = |name: &Arc<str>| {
+        settings.providers.get(&**name).is_some_and(|section| section.isolation == Isolation::Process)
+    };
+    let names = provider_names(settings, id);
+    !names.is_empty() && names.iter().all(apart)
 }
 
 /// Writes a text that is too long for the log to `plugin-errors/<file>.txt` in the data directory.

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use provider_api::{
     Fault, FaultKind,
-    exchange::{Asked, BodyPart, Instance, PANIC_LEVEL},
+    exchange::{Asked, BodyPart, PANIC_LEVEL},
     loader::Refused,
     model::{Auth, Manifest, Model, Offer},
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Generation, keys, runner::Runner};
+use super::{Generation, keys, runner::Runner, worker::Worker};
 use crate::{
     catalog::{Key, Source},
-    config::{self, Settings},
+    config::{self, Isolation, Settings},
     upstream::{Origin, Request},
 };
 
@@ -95,7 +95,8 @@ impl Provider {
         let key = auth.as_ref().and_then(|_| keys::find(name, &section, &variables));
         let config = config(name, manifest, settings);
         let before = before.filter(|old| Arc::ptr_eq(&old.generation.meter, &generation.meter));
-        let same_object = before.filter(|old| old.config == config);
+        let apart = section.isolation == Isolation::Process;
+        let same_object = before.filter(|old| old.config == config && old.runner.worker().is_some() == apart);
         let made_from = format!("{section:?}");
         let secret = |key: &Option<SecretString>| key.as_ref().map(|key| key.expose_secret().to_owned());
         if let Some(old) = same_object
@@ -112,7 +113,7 @@ impl Provider {
         })?;
         let runner = match same_object {
             Some(old) => Arc::clone(&old.runner),
-            None => Arc::new(Runner::Here(instance(name, generation, &config)?)),
+            None => Arc::new(runner(name, generation, &config, apart)?),
         };
         let origins = |list: &[String]| list.iter().filter_map(|url| Some(Origin::split(url)?.0)).collect();
         let own_variable = format!("{}_API_KEY", keys::variable_prefix(name));
@@ -322,8 +323,8 @@ fn body_pieces(asked: &Asked<'_>, call_body: &Bytes) -> Option<Vec<Bytes>> {
         .collect()
 }
 
-/// The plugin's own object.
-fn instance(name: &Arc<str>, generation: &Generation, config: &[u8]) -> Result<Instance, Refused> {
+/// The plugin's own object, made where its code shall run.
+fn runner(name: &Arc<str>, generation: &Generation, config: &[u8], apart: bool) -> Result<Runner, Refused> {
     let (log_name, id, meter) = (Arc::clone(name), Arc::clone(&generation.id), Arc::clone(&generation.meter));
     let log = Box::new(move |level: u32, text: &str| match level {
         // No request could answer with it.
@@ -335,7 +336,14 @@ fn instance(name: &Arc<str>, generation: &Generation, config: &[u8]) -> Result<I
         2 => tracing::warn!(provider = %log_name, text, "plugin says"),
         _ => tracing::debug!(provider = %log_name, text, "plugin says"),
     });
-    generation.create(config, log).map_err(|fault| {
+    let made = if apart {
+        let code = generation.sealed().file().try_clone();
+        let code = code.map_err(|error| Fault::new(FaultKind::INTERNAL, error.to_string()));
+        code.and_then(|code| Worker::start(name, code, config.to_vec(), log)).map(Runner::Apart)
+    } else {
+        generation.create(config, log).map(Runner::Here)
+    };
+    made.map_err(|fault| {
         let reason = match fault.kind {
             FaultKind::PANIC => "panicked",
             FaultKind::INTERNAL => "failed",
