@@ -1,16 +1,7 @@
 //! One run of a plugin for one attempt: its requests go to the upstream, the answers come back through
 //! it, or past it where the upstream speaks the caller's format already.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use provider_api::{
@@ -31,11 +22,13 @@ use crate::{
     upstream::{Origin, Request, Response, TransportError, Upstream},
 };
 
+mod activity;
 pub mod deliver;
 pub mod ledger;
 mod outbox;
 mod step;
 
+pub use activity::Activity;
 use outbox::Outbox;
 use step::count;
 
@@ -92,30 +85,6 @@ pub enum Next {
 }
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;
-
-/// When anything came last: bytes, or a timer that was due.
-#[derive(Clone)]
-pub struct Activity(Arc<(Instant, AtomicU64)>);
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
-    }
-}
-
-impl Activity {
-    /// Notes that something came, or that only now it is waited for.
-    pub fn note(&self) {
-        let (start, last) = &*self.0;
-        last.store(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// For how long nothing came.
-    pub fn silence(&self) -> Duration {
-        let (start, last) = &*self.0;
-        start.elapsed().saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed)))
-    }
-}
 
 /// One run of a plugin's state machine.
 pub struct Run {
