@@ -63,6 +63,8 @@ pub fn run() -> Result<(), String> {
         Ok(instance) => instance,
         Err(fault) => {
             socket.answer(wire::START, Duration::ZERO, &Err(fault));
+            // The gateway ends this process when it has read that; an end before would be all that it sees.
+            socket.receive(&mut packet);
             return Ok(());
         }
     };
