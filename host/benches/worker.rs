@@ -34,7 +34,7 @@ fn main() {
     let here =
         loader::open(&bytes).expect("a plugin").create(b"{}", Box::new(|_, _| ())).expect("a provider");
     let here = Runner::Here(here);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = one_thread();
     let starting = Instant::now();
     let apart = runtime.block_on(async {
         let file = File::open(path).expect("the plugin");
@@ -43,14 +43,31 @@ fn main() {
     });
     println!("start of a worker            {:>10.1?}", starting.elapsed());
     let apart = Runner::Apart(apart);
-    for (place, runner) in [("here", &here), ("apart", &apart)] {
-        for rows in [1, 16] {
-            let times = runtime.block_on(steps(runner, &ROW.repeat(rows), rounds));
+    for rows in [1, 16] {
+        let read = ROW.repeat(rows);
+        let show = |place: &str, times: Vec<Duration>| {
             let at = |share: usize| times[times.len() * share / 1000];
             let (p50, p99) = (at(500), at(990));
-            println!("a read of {rows:>2} rows, {place:<8} p50 {p50:>10.1?}  p99 {p99:>10.1?}");
-        }
+            println!("a read of {rows:>2} rows, {place:<24} p50 {p50:>10.1?}  p99 {p99:>10.1?}");
+        };
+        show("here", runtime.block_on(steps(&here, &read, rounds)));
+        show("apart, on one core", runtime.block_on(steps(&apart, &read, rounds)));
+        // The server has a runtime a core; the worker's socket belongs to the first.
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        std::thread::scope(|scope| {
+            let stepping = scope.spawn(|| {
+                let times = one_thread().block_on(steps(&apart, &read, rounds));
+                drop(stop);
+                times
+            });
+            let _ = runtime.block_on(stopped);
+            show("apart, on another core", stepping.join().expect("times"));
+        });
     }
+}
+
+fn one_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// The times of so many steps, in order.
