@@ -6,29 +6,40 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, Server, Setup, eventually, gateway, plugin_file};
 
-fn ask(server: &Server, model: &str) -> Reply {
+/// A chat with a model.
+pub fn ask(server: &Server, model: &str) -> Reply {
     server.chat(&json!({"model": model, "retries": 0, "messages": [{"role": "user", "content": "x"}]}))
 }
 
 /// Puts a file in place of another as an installer does.
-fn put(directory: &Path, name: &str, bytes: &[u8]) {
+pub fn put(directory: &Path, name: &str, bytes: &[u8]) {
     let new = directory.join(format!("{name}.tmp"));
     fs::write(&new, bytes).expect("written");
     fs::rename(&new, directory.join(name)).expect("renamed");
 }
 
-/// The faulty plugin in another version.
-fn second_generation() -> Vec<u8> {
-    let mut bytes = fs::read(plugin_file("faulty")).expect("the plugin");
-    for (from, to) in [(&b"generation one"[..], &b"generation TWO"[..]), (b"1.0.0-one", b"1.0.0-two")] {
-        let places: Vec<usize> =
-            bytes.windows(from.len()).enumerate().filter(|(_, at)| *at == from).map(|(at, _)| at).collect();
-        assert!(!places.is_empty());
+/// A copy of a plugin file with some texts changed for others of the same length.
+pub fn patched(id: &str, texts: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = fs::read(plugin_file(id)).expect("the plugin");
+    for (from, to) in texts {
+        assert_eq!(from.len(), to.len());
+        let places: Vec<usize> = memchr::memmem::find_iter(&bytes, from).collect();
+        assert!(!places.is_empty(), "{from}");
         for at in places {
-            bytes[at..at + to.len()].copy_from_slice(to);
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         }
     }
     bytes
+}
+
+/// The faulty plugin in another version: three letters.
+pub fn version(name: &str) -> Vec<u8> {
+    let texts = [format!("generation {name}"), format!("1.0.0-{name}")];
+    patched("faulty", &[("generation one", &texts[0]), ("1.0.0-one", &texts[1])])
+}
+
+fn second_generation() -> Vec<u8> {
+    version("TWO")
 }
 
 fn faulty() -> Setup {

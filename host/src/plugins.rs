@@ -3,7 +3,7 @@
 //! A request takes one snapshot and keeps the generation it started with, whatever is loaded meanwhile.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -187,7 +187,7 @@ fn providers(
     before: &Snapshot,
     refused: &mut Vec<RefusedFile>,
 ) -> BTreeMap<Arc<str>, Arc<Provider>> {
-    let mut made = BTreeMap::new();
+    let (mut made, mut useless) = (BTreeMap::new(), BTreeSet::new());
     for (id, serving) in plugins.iter_mut() {
         let generation = Arc::clone(serving);
         let names = load::provider_names(settings, id);
@@ -209,13 +209,15 @@ fn providers(
                 }
             }
         }
-        if current == 0
-            && kept > 0
-            && let Some(old) = before.plugins.get(id)
-        {
-            *serving = Arc::clone(old);
+        match before.plugins.get(id).filter(|_| kept > 0) {
+            _ if current > 0 => {}
+            Some(old) => *serving = Arc::clone(old),
+            None => {
+                useless.insert(Arc::clone(id));
+            }
         }
     }
+    plugins.retain(|id, _| !useless.contains(id));
     made
 }
 

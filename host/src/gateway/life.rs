@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Between two looks at the plugin directories.
-const PLUGIN_PERIOD: Duration = Duration::from_millis(250);
+const PLUGIN_PERIOD: Duration = Duration::from_millis(200);
 
 /// Between two looks at providers that list their models.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(15);

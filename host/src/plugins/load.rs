@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use provider_api::{loader::Refused, model::Model};
@@ -152,7 +153,9 @@ impl Store {
     fn load(&mut self, fresh: Fresh, sidecar: Vec<Model>, apart: bool) -> Result<Arc<Generation>, Refused> {
         let line = self.lines.entry(fresh.record.manifest.id.as_str().into()).or_default();
         let number = line.meters.len() as u64 + 1;
+        let began = Instant::now();
         let generation = Arc::new(Generation::load(fresh, number, sidecar, apart)?);
+        tracing::debug!(plugin = %generation.id, generation = number, took_us = micros(began), "plugin mapped");
         line.meters.push(Arc::clone(&generation.meter));
         line.waiting = Some(Arc::clone(&generation));
         let generations: usize = self.lines.values().map(|line| line.meters.len()).sum();
@@ -221,11 +224,17 @@ fn try_all(work: &mut [Work], settings: &Settings) {
                     let names = provider_names(settings, &manifest.id);
                     let configs: Vec<_> =
                         names.iter().map(|name| provider::config(name, manifest, settings)).collect();
+                    let began = Instant::now();
                     *outcome = probe::probe(&fresh.bytes, &configs);
+                    tracing::debug!(plugin = %manifest.id, took_us = micros(began), "plugin tried");
                 }
             });
         }
     });
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The providers that a plugin serves: one under its own name, and those whose sections name it.

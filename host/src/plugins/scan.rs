@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 4096;
 
 /// A file changes, appears or goes for good when this time passed without a further change: copies and
 /// editors write in many steps.
-const SETTLED: Duration = Duration::from_millis(700);
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,9 +149,9 @@ mod tests {
         check(&[("a", 1), ("b", 1)], 0, None);
         // One is being copied, one has gone, one has come.
         check(&[("a", 2), ("c", 1)], 100, None);
-        check(&[("a", 3), ("c", 1)], 500, None);
-        check(&[("a", 4), ("c", 1)], 800, Some(&[("a", 1), ("c", 1)]));
-        check(&[("a", 4), ("b", 1)], 1000, None);
-        check(&[("a", 4), ("b", 1)], 1500, Some(&[("a", 4), ("b", 1)]));
+        check(&[("a", 3), ("c", 1)], 300, None);
+        check(&[("a", 4), ("c", 1)], 600, Some(&[("a", 1), ("c", 1)]));
+        check(&[("a", 4), ("b", 1)], 700, None);
+        check(&[("a", 4), ("b", 1)], 1100, Some(&[("a", 4), ("b", 1)]));
     }
 }
