@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod answer;
+mod channels;
 mod help;
 
 pub use answer::answer;
@@ -201,7 +202,10 @@ pub fn health(input: HealthInput<'_>) -> String {
     let mut reasons = input.reasons;
     let mut breakers = input.breakers;
     for breaker in &mut breakers {
-        if let Some(entry) = input.catalog.find(&breaker.target) {
+        // Behind a `#` stands the channel.
+        let model = breaker.target.rsplit_once('#').map(|(model, _)| model);
+        let found = input.catalog.find(&breaker.target);
+        if let Some(entry) = found.or_else(|| input.catalog.find(model?)) {
             breaker.model = entry.name.to_string();
         }
         let (model, target) = (&breaker.model, &breaker.target);

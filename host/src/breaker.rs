@@ -240,6 +240,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The breaker that gave it.
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
     /// The target answered; a half-open breaker closes.
     pub fn success(self) {
         if self.trial {

@@ -3,6 +3,7 @@
 //!
 //! Precedence: flag, environment (`SIGOREST_*`), file, default. Read at start and at each reload.
 
+mod channels;
 mod defaults;
 mod fields;
 mod file;
@@ -30,6 +31,7 @@ use provider_api::{Model, model::Offer};
 
 use crate::cli::ServerArgs;
 
+pub use channels::{ChannelSettings, ChannelsSettings, PacingSettings};
 pub use installed::installed;
 pub(crate) use load::examine;
 pub use load::{Loaded, Origin, load, unknown_variables};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub providers: BTreeMap<String, ProviderSettings>,
     /// `[models] NAME = "provider"`: who owns a shortcode that several offer.
     pub models: BTreeMap<String, String>,
+    /// `[fallbacks] NAME = ["other", …]`: which models answer when this one cannot, in their order.
+    pub fallbacks: BTreeMap<String, Vec<String>>,
     /// The configuration file's text, to show mistakes in it.
     pub source: Option<Arc<Source>>,
     /// The flags that were given, for a reload.
@@ -228,6 +232,8 @@ pub struct ProviderSettings {
     pub key_env: Option<String>,
     /// File with the key (a relative path starts at the data directory).
     pub key_file: Option<PathBuf>,
+    /// Its keys: how each is used, and further ones.
+    pub channels: ChannelsSettings,
     /// Whether its models are offered without being listed.
     pub offer: Option<Offer>,
     /// Where the plugin's code runs.

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use provider_api::{Fault, FaultKind};
 
-use crate::{body::Body, plugins::Provider};
+use crate::{body::Body, channel::Channel, plugins::Provider};
 
 /// A refusal or failure as a caller sees it: `{"error":{"message","type","param","code"}}`.
 #[derive(Debug, Clone)]
@@ -110,12 +110,29 @@ impl Error {
     }
 
     /// What a fault means for the caller; what does not concern the caller's request stays inside.
-    pub fn from_fault(fault: &Fault, provider: &Provider) -> Self {
+    pub fn from_fault(fault: &Fault, provider: &Provider, channel: &Channel) -> Self {
         let upstream = Some(fault.status).filter(|status| *status > 0);
-        Self { upstream, ..Self::meaning(fault, provider) }
+        Self { upstream, ..Self::meaning(fault, provider, channel) }
     }
 
-    fn meaning(fault: &Fault, provider: &Provider) -> Self {
+    /// 502: the provider refuses the key of this variable.
+    pub fn key_refused(provider: &str, variable: &str) -> Self {
+        let text = format!("provider `{provider}` refused the gateway's key; check {variable}");
+        Self::new(StatusCode::BAD_GATEWAY, text).code("provider_key")
+    }
+
+    /// 429: too many requests at once or in a time.
+    pub fn rate_limited(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text).code("rate_limit_exceeded")
+    }
+
+    /// 429: no money is left at the provider.
+    pub fn quota(provider: &str) -> Self {
+        let text = format!("the budget of the gateway's account at provider `{provider}` is used up");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text).kind("insufficient_quota").code("insufficient_quota")
+    }
+
+    fn meaning(fault: &Fault, provider: &Provider, channel: &Channel) -> Self {
         let (name, plugin) = (&provider.name, &provider.generation.id);
         let retry_after = Some(Duration::from_millis(fault.retry_after_ms)).filter(|time| !time.is_zero());
         let bad_gateway =
@@ -126,26 +143,18 @@ impl Error {
             | FaultKind::CONTEXT_LENGTH
             | FaultKind::CONTENT_FILTER
             | FaultKind::NOT_FOUND => Self::callers_own(fault, provider),
-            FaultKind::AUTH => {
-                let variable = provider.key_variable();
-                let text = match fault.status {
-                    0 => format!("the key for provider `{name}` is missing; set {variable} for the gateway"),
-                    _ => format!("provider `{name}` refused the gateway's key; check {variable}"),
-                };
+            FaultKind::AUTH if channel.key().is_none() => {
+                let variable = &channel.variable;
+                let text =
+                    format!("the key for provider `{name}` is missing; set {variable} for the gateway");
                 bad_gateway(text, "provider_key")
             }
+            FaultKind::AUTH => Self::key_refused(name, &channel.variable),
             FaultKind::RATE_LIMIT => {
                 let text = format!("provider `{name}` limits the rate of requests; try again later");
-                let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, text).code("rate_limit_exceeded");
-                error.retry_after = retry_after;
-                error
+                Self { retry_after, ..Self::rate_limited(text) }
             }
-            FaultKind::QUOTA => {
-                let text = format!("the budget of the gateway's account at provider `{name}` is used up");
-                Self::new(StatusCode::TOO_MANY_REQUESTS, text)
-                    .kind("insufficient_quota")
-                    .code("insufficient_quota")
-            }
+            FaultKind::QUOTA => Self::quota(name),
             FaultKind::OVERLOADED => {
                 let text = format!("provider `{name}` is overloaded; try again later");
                 Self::unavailable(text, retry_after.unwrap_or(Duration::from_secs(1)))

@@ -144,7 +144,9 @@ impl Gateway {
         }
         let targets: std::collections::HashSet<&str> =
             built.entries().iter().map(|entry| &*entry.target).collect();
-        self.breakers.retain(|target| targets.contains(target));
+        // A model with several keys has a breaker for each, named behind a `#`.
+        let model = |target: &str| target.rsplit_once('#').map_or("", |(model, _)| model).to_owned();
+        self.breakers.retain(|target| targets.contains(target) || targets.contains(&*model(target)));
         self.catalog.store(Arc::new(built));
     }
 
@@ -178,6 +180,31 @@ impl Gateway {
         // What is offered has its names first, so that both programs mean the same by them.
         let offered = self.catalog.load().find(name).cloned();
         offered.or_else(|| self.known.load().find(name).cloned())
+    }
+
+    /// The models that stand in for one that cannot answer, in the order in which they are asked.
+    pub fn fallbacks(&self, entry: &Entry) -> Vec<Arc<Entry>> {
+        let settings = self.settings.load();
+        let means = |name: &str| {
+            name == &*entry.name || self.find(name).is_some_and(|found| found.target == entry.target)
+        };
+        let Some((_, names)) = settings.fallbacks.iter().find(|(name, _)| means(name)) else {
+            return Vec::new();
+        };
+        let found = names.iter().filter_map(|name| self.find(name));
+        found.filter(|other| other.mode == entry.mode && other.target != entry.target).collect()
+    }
+
+    /// Warns of names in `[fallbacks]` that mean no model; when the providers have listed theirs.
+    pub fn check_fallbacks(&self) {
+        let settings = self.settings.load();
+        let catalog = self.catalog.load();
+        for (name, others) in &settings.fallbacks {
+            for unknown in std::iter::once(name).chain(others).filter(|name| self.find(name).is_none()) {
+                let nearest = catalog.nearest(unknown).join(", ");
+                tracing::warn!(model = %name, %unknown, %nearest, "[fallbacks] names a model that is not offered");
+            }
+        }
     }
 
     /// Asks every provider that lists its models, unless that was done within `gap`.
@@ -217,7 +244,8 @@ async fn listed(upstream: Arc<Upstream>, provider: Arc<Provider>) -> bool {
         keep_answer: false,
         connect: DISCOVERY_LIMIT,
     };
-    let run = async { Run::start(&upstream, &provider, &call, 0).await?.whole().await };
+    let channel = Arc::clone(provider.channels().first(Instant::now()));
+    let run = async { Run::start(&upstream, (&provider, &channel), &call, 0).await?.whole().await };
     let whole = match tokio::time::timeout(DISCOVERY_LIMIT, run).await {
         Ok(Ok(whole)) => whole,
         Ok(Err(fault)) => return unreachable_now(&provider, &provider.redact(&fault.message)),

@@ -13,6 +13,7 @@ pub mod tls;
 pub mod account;
 pub mod breaker;
 pub mod catalog;
+pub mod channel;
 pub mod dialect;
 pub mod limits;
 pub mod memory;

@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as HttpBody;
 use provider_api::model::Mode;
+use tokio::time::Instant;
 
 use crate::{
     access::{Caller, Peer},
@@ -122,45 +123,101 @@ pub async fn chat(
         let text = format!("model `{}` makes embeddings; ask it at POST /v1/embeddings", entry.name);
         return Err(Error::bad_request(text).param("model"));
     }
-    let provider = provider_of(gateway, &entry)?;
     let (history, storing) = match chat.options.session_id.as_deref().filter(|id| !id.is_empty()) {
         Some(session_id) => Box::pin(conversation(gateway, &chat, &entry, session_id)).await?,
         None => (Vec::new(), None),
     };
-    let claude = entry.model.id.contains("claude");
-    let insert = Insert {
-        memory: gateway.memory.block().message(claude).cloned(),
-        history,
-        ask_usage: chat.stream && !chat.include_usage && provider.asks_usage,
-    };
-    let body = chat.encode(&entry.model.id, &insert)?;
-    let call = call("chat", &entry, body, &chat, gateway.shared.limits.load().connect);
-    let call = Call { keep_answer: chat.stream && storing.is_some(), ..call };
-    let plan = plan(gateway, entry, provider, call, &chat.options);
-    if let Some(ledger) = ledger {
-        ledger.model(&plan.entry, chat.stream, chat.body.len());
-        ledger.working();
-    }
-    drop(chat);
-    match route::run(&gateway.upstream, &plan).await? {
+    let fallbacks = gateway.fallbacks(&entry);
+    let keep_answer = chat.stream && storing.is_some();
+    let question = Question { gateway, chat, history, keep_answer };
+    let (plan, answer) = first_answer(question, entry, fallbacks, ledger).await?;
+    match answer {
         Answer::Whole(whole) => {
             if let Some(storing) = storing {
                 Box::pin(storing.store(answer::message(&whole.body))).await;
             }
             Ok(whole_response(&plan, whole, ledger))
         }
-        Answer::Stream(run) => {
+        Answer::Stream(run, breaker) => {
             let mut ledger = ledger.take().ok_or_else(|| Error::internal("the request was settled twice"))?;
             ledger.first_byte();
             let head = head(&plan, "text/event-stream", run.dropped());
             let heartbeat = gateway.shared.limits.load().heartbeat;
-            let (idle, breaker) = (plan.idle, plan.breaker);
+            let idle = plan.idle;
             let drain = Arc::clone(&gateway.shared.drain);
             let delivery =
                 Delivery { run: *run, ledger, permit, drain, breaker, idle, heartbeat, session: storing };
             Ok(head.map(|()| delivery.body()))
         }
     }
+}
+
+/// A chat request that may be put to several models.
+struct Question<'a> {
+    gateway: &'a Gateway,
+    chat: Chat,
+    history: Vec<Bytes>,
+    keep_answer: bool,
+}
+
+impl Question<'_> {
+    /// How one model is asked, by an end that an earlier one may have set.
+    fn plan(&self, entry: Arc<Entry>, deadline: Option<Instant>) -> Result<Plan, Error> {
+        let Self { gateway, chat, .. } = self;
+        let provider = provider_of(gateway, &entry)?;
+        let claude = entry.model.id.contains("claude");
+        let insert = Insert {
+            memory: gateway.memory.block().message(claude).cloned(),
+            history: self.history.clone(),
+            ask_usage: chat.stream && !chat.include_usage && provider.asks_usage,
+        };
+        let body = chat.encode(&entry.model.id, &insert)?;
+        let call = call("chat", &entry, body, chat, gateway.shared.limits.load().connect);
+        let call = Call { keep_answer: self.keep_answer, ..call };
+        let plan = plan(gateway, entry, provider, call, &chat.options);
+        Ok(Plan { deadline: deadline.unwrap_or(plan.deadline), ..plan })
+    }
+}
+
+/// Asks the model, then those that stand in for it, as long as the request itself is not what is wrong.
+async fn first_answer(
+    question: Question<'_>,
+    entry: Arc<Entry>,
+    fallbacks: Vec<Arc<Entry>>,
+    ledger: &mut Option<Ledger>,
+) -> Result<(Plan, Answer), Error> {
+    let gateway = question.gateway;
+    let mut question = Some(question);
+    let (mut first_error, mut deadline) = (None, None);
+    let mut entries = std::iter::once(entry).chain(fallbacks).peekable();
+    while let Some((entry, asked)) = entries.next().zip(question.take()) {
+        let plan = match asked.plan(entry, deadline) {
+            Ok(plan) => plan,
+            Err(error) if error.status == StatusCode::SERVICE_UNAVAILABLE => {
+                first_error.get_or_insert(error);
+                question = Some(asked);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        deadline = Some(plan.deadline);
+        if let Some(ledger) = ledger {
+            ledger.model(&plan.entry, plan.call.stream, asked.chat.body.len());
+            ledger.working();
+        }
+        // The caller's bytes are kept no longer than they may be asked for.
+        question = entries.peek().is_some().then_some(asked);
+        match route::run(&gateway.upstream, &gateway.breakers, &plan).await {
+            Ok(answer) => return Ok((plan, answer)),
+            Err(failure) => {
+                first_error.get_or_insert(failure.error);
+                if !failure.elsewhere || Instant::now() >= plan.deadline {
+                    break;
+                }
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::internal("no model was asked")))
 }
 
 async fn embeddings<B>(
@@ -202,9 +259,9 @@ where
             connect: limits.connect,
         };
         let plan = plan(gateway, entry, provider, call, &Options::default());
-        match route::run(&gateway.upstream, &plan).await? {
+        match route::run(&gateway.upstream, &gateway.breakers, &plan).await? {
             Answer::Whole(whole) => Ok(whole_response(&plan, whole, &mut ledger)),
-            Answer::Stream(_) => Err(Error::internal("embeddings are never streamed")),
+            Answer::Stream(..) => Err(Error::internal("embeddings are never streamed")),
         }
     };
     let answered = gateway.shared.drain.unless_cut(answered).await;
@@ -273,12 +330,11 @@ fn plan(
     let default = DEFAULT_TIMEOUT.max(Duration::from_secs(hints.request_secs));
     let silence = gateway.shared.limits.load().stream_idle.max(Duration::from_secs(hints.stream_idle_secs));
     Plan {
-        breaker: gateway.breakers.target(&entry.target),
         entry,
         provider,
         call,
         retries: options.retries.unwrap_or(DEFAULT_RETRIES),
-        timeout: options.timeout.unwrap_or(default),
+        deadline: Instant::now() + options.timeout.unwrap_or(default),
         idle: options.timeout.map_or(silence, |timeout| timeout.min(silence)),
     }
 }

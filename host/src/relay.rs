@@ -14,6 +14,7 @@ use provider_api::{
 use tokio::time::Instant;
 
 use crate::{
+    channel::Channel,
     plugins::{
         Provider,
         meter::{Clock, InFlight},
@@ -114,7 +115,7 @@ impl Run {
     /// What the plugin says about the call.
     pub async fn start(
         upstream: &Arc<Upstream>,
-        provider: &Arc<Provider>,
+        (provider, channel): (&Arc<Provider>, &Arc<Channel>),
         call: &Call,
         attempt: u32,
     ) -> Result<Self, Fault> {
@@ -142,7 +143,7 @@ impl Run {
             connect: call.connect,
             exchange,
             fed: call.body.len(),
-            outbox: Outbox::new(Arc::clone(provider), call),
+            outbox: Outbox::new(Arc::clone(provider), Arc::clone(channel), call),
             sending: None,
             answering: None,
             timer: None,

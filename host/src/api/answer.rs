@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body::Body as HttpBody;
 
-use super::{HealthInput, PluginHealth};
+use super::{
+    HealthInput, PluginHealth,
+    channels::{self, Path},
+};
 use crate::{
     access::Caller,
     account::{MetricsInput, PluginMetrics},
@@ -31,13 +34,16 @@ fn allowed(path: &str) -> Option<&'static str> {
         "/api/memory" => "GET, HEAD, PUT",
         "/v1/models" | "/api/models" | "/api/health" | "/api/help" | "/api/version" | "/api/usage"
         | "/metrics" | "/ping" => "GET, HEAD",
-        "/api/plugins" => "GET, HEAD",
+        "/api/plugins" | "/api/channels" => "GET, HEAD",
         path if path.starts_with("/v1/models/") => "GET, HEAD",
         path if path.strip_prefix(PLUGINS).is_some_and(admin::takes_orders) => "POST",
         path if path.strip_prefix(PLUGINS).is_some_and(|name| !name.is_empty() && !name.contains('/')) => {
             "GET, HEAD"
         }
-        _ => return None,
+        path => match Path::of(path)? {
+            Path::One(..) => "GET, HEAD",
+            Path::Switch(..) => "POST",
+        },
     })
 }
 
@@ -64,6 +70,10 @@ where
         (&Method::POST, path) if path.strip_prefix(PLUGINS).is_some_and(admin::takes_orders) => {
             gateway.shared.access.load().admin(caller)?;
             admin::order(gateway, path.strip_prefix(PLUGINS).unwrap_or_default()).await.map(json)
+        }
+        (&Method::POST, path) if let Some(Path::Switch(provider, name, on)) = Path::of(path) => {
+            gateway.shared.access.load().admin(caller)?;
+            channels::switch(gateway, provider, name, on).await.map(json)
         }
         (&Method::GET | &Method::HEAD, _) => read(gateway, head).await,
         // Who may not write does not learn either what could be written.
@@ -92,6 +102,7 @@ async fn read(gateway: &Arc<Gateway>, head: &Parts) -> Result<Response<Body>, Er
         "/api/version" => super::version(),
         "/api/usage" => gateway.account.usage(),
         "/metrics" => return Ok(text(metrics(gateway), "text/plain; version=0.0.4; charset=utf-8")),
+        "/api/channels" => channels::list(&gateway.plugins.current()),
         "/ping" => return Ok(text("pong".into(), "text/plain; charset=utf-8")),
         "/api/plugins" => admin::list(&gateway.plugins.current(), &catalog()),
         path if allowed(path).is_some()
@@ -99,6 +110,9 @@ async fn read(gateway: &Arc<Gateway>, head: &Parts) -> Result<Response<Body>, Er
             && !admin::takes_orders(&path[PLUGINS.len()..]) =>
         {
             admin::one(&gateway.plugins.current(), &catalog(), &path[PLUGINS.len()..])?
+        }
+        path if let Some(Path::One(provider, name)) = Path::of(path) => {
+            channels::one(&gateway.plugins.current(), provider, name)?
         }
         path => match path.strip_prefix("/v1/models/") {
             Some(rest) => {
@@ -167,7 +181,7 @@ fn health<'a>(
         breakers: gateway.breakers.states(),
         memory_set: !gateway.memory.block().content.is_empty(),
         plugins: serving.chain(refused).collect(),
-        reasons: Vec::new(),
+        reasons: channels::reasons(snapshot),
         uptime: gateway.account.uptime(),
     }
 }

@@ -108,7 +108,7 @@ fn endpoints(catalog: &Catalog, base: &str) -> Vec<Endpoint> {
         get("/api/version", "The gateway's version"),
         get("/ping", "Answers pong"),
     ];
-    all.splice(8..8, plugins(base));
+    all.splice(8..8, plugins(base).into_iter().chain(channels(base)));
     all
 }
 
@@ -134,6 +134,37 @@ fn plugins(base: &str) -> [Endpoint; 5] {
             "Puts the generation before back in force; administrators only",
         ),
         endpoint("POST", "/api/plugins/{id}/enable", "Ends a quarantine; administrators only"),
+    ]
+}
+
+fn channels(base: &str) -> [Endpoint; 4] {
+    let endpoint = |method, path: &'static str, description| Endpoint {
+        path,
+        method,
+        description,
+        parameters: Value::Null,
+        example: format!(
+            "curl -X {method} {base}{}",
+            path.replace("{provider}", "echo").replace("{name}", "default")
+        ),
+    };
+    [
+        endpoint(
+            "GET",
+            "/api/channels",
+            "The keys of the providers: which are used, and what is wrong with the others",
+        ),
+        endpoint("GET", "/api/channels/{provider}/{name}", "One of them"),
+        endpoint(
+            "POST",
+            "/api/channels/{provider}/{name}/enable",
+            "Puts a key back in force; administrators only",
+        ),
+        endpoint(
+            "POST",
+            "/api/channels/{provider}/{name}/disable",
+            "Takes a key out of force until it is enabled again; administrators only",
+        ),
     ]
 }
 

@@ -30,6 +30,7 @@ impl Default for Settings {
             breaker: BreakerSettings::default(),
             providers: Default::default(),
             models: Default::default(),
+            fallbacks: Default::default(),
             source: None,
             given: Arc::default(),
         }

@@ -87,6 +87,7 @@ fn top(reading: &mut Reading, table: &DeTable<'_>) {
         let name = key.get_ref().as_ref();
         match name {
             "models" => shortcodes(reading, value),
+            "fallbacks" => fallbacks(reading, value),
             "provider" => provider::read(reading, value),
             _ if SECTIONS.contains(&name) => section(reading, name, value),
             _ => match FIELDS.iter().find(|field| field.key == name) {
@@ -133,7 +134,8 @@ pub(super) fn table<'a, 'i>(
 fn unknown(reading: &mut Reading, section: &str, key: &Spanned<std::borrow::Cow<'_, str>>) {
     let name = key.get_ref().as_ref();
     let here = FIELDS.iter().filter(|field| field.section() == section).map(Field::name);
-    let sections = SECTIONS.into_iter().chain(["models", "provider"]).filter(|_| section.is_empty());
+    let sections =
+        SECTIONS.into_iter().chain(["models", "fallbacks", "provider"]).filter(|_| section.is_empty());
     let elsewhere = FIELDS.iter().find(|field| field.name() == name);
     let help = if name == "data_dir" || name == "config" {
         Some(format!("set it with -{}, the file lies in it", name.replace('_', "-")))
@@ -145,7 +147,10 @@ fn unknown(reading: &mut Reading, section: &str, key: &Spanned<std::borrow::Cow<
     } else if let Some(meant) = nearest(name, here.chain(sections)) {
         Some(format!("did you mean `{meant}`?"))
     } else if section.is_empty() {
-        Some(format!("the sections are [{}], [models] and [provider.NAME]", SECTIONS.join("], [")))
+        Some(format!(
+            "the sections are [{}], [models], [fallbacks] and [provider.NAME]",
+            SECTIONS.join("], [")
+        ))
     } else {
         let names: Vec<&str> =
             FIELDS.iter().filter(|field| field.section() == section).map(Field::name).collect();
@@ -176,6 +181,34 @@ fn shortcodes(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
             None => {
                 let text = format!("`models.{name}` must be the name of a provider, in quotes");
                 reading.error(Place::File(value.span()), text);
+            }
+        }
+    }
+}
+
+/// `[fallbacks] NAME = ["other", "provider/id"]`; a single name may stand without its brackets.
+fn fallbacks(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
+    let Some(table) = table(reading, "fallbacks", value) else { return };
+    for (key, value) in table {
+        let name = key.get_ref().as_ref();
+        let model = |text: &str| match text.trim() {
+            "" => Err(format!("`fallbacks.{name}` holds an empty name")),
+            text if text == name => Err(format!("`fallbacks.{name}` names itself")),
+            text => Ok(text.to_owned()),
+        };
+        let read = match value.get_ref() {
+            DeValue::String(_) => Input::Toml(value).parse("a model", model).map(|one| vec![one]),
+            _ => Input::Toml(value).list("a model", model),
+        };
+        match read {
+            Ok(models) => {
+                reading.settings.fallbacks.insert(name.to_owned(), models);
+                reading.origins.insert(format!("fallbacks.{name}"), Origin::File(value.span()));
+            }
+            Err(wrong) => {
+                for wrong in wrong {
+                    reading.error(Place::File(wrong.span.unwrap_or_else(|| value.span())), wrong.text);
+                }
             }
         }
     }

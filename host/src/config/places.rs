@@ -60,7 +60,10 @@ pub(super) fn finish(reading: &mut Reading) {
         *path = std::path::absolute(&joined).unwrap_or(joined);
     }
     for provider in settings.providers.values_mut() {
-        provider.key_file = provider.key_file.take().map(|path| data_dir.join(path));
+        let named = provider.channels.named.values_mut().map(|channel| &mut channel.key_file);
+        for key_file in named.chain([&mut provider.key_file]) {
+            *key_file = key_file.take().map(|path| data_dir.join(path));
+        }
     }
     let Some(origin) = reading.origins.get("plugin_dirs").cloned() else {
         reading.settings.plugin_dirs = default_plugin_dirs(&data_dir);

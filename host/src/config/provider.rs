@@ -7,7 +7,7 @@ use provider_api::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Environment, Isolation, Place, Problem, ProviderSettings,
+    Environment, Isolation, Place, ProviderSettings, channels,
     file::table,
     load::{Origin, Reading},
     problem::nearest,
@@ -33,7 +33,7 @@ pub(super) fn read(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
         for (key, value) in section {
             let setting = key.get_ref().as_ref();
             let origin = Origin::File(value.span());
-            match own(&mut settings, setting, value) {
+            match own(name, &mut settings, setting, value) {
                 Ok(()) => {
                     reading.origins.insert(format!("provider.{name}.{setting}"), origin);
                 }
@@ -44,20 +44,21 @@ pub(super) fn read(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
                     }
                 }
             }
-            if setting == "channels" {
-                let text =
-                    format!("`provider.{name}.{setting}` is reserved for a later version and has no effect");
-                reading.problems.list.push(Problem::warning(Place::File(key.span()), text));
-            }
         }
         reading.settings.providers.insert(name.to_owned(), settings);
     }
 }
 
 /// Reads one setting of a provider.
-fn own(settings: &mut ProviderSettings, name: &str, value: &Spanned<DeValue<'_>>) -> Read<()> {
+fn own(
+    provider: &str,
+    settings: &mut ProviderSettings,
+    name: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Read<()> {
     let input = Input::Toml(value);
     match name {
+        "channels" => settings.channels = channels::read(provider, value)?,
         "plugin" => settings.plugin = Some(input.parse("a plugin's id", plugin)?),
         "base_url" => settings.base_url = Some(input.parse("a URL", value::url)?),
         "key_env" => settings.key_env = Some(input.parse("a variable's name", variable)?),
@@ -83,7 +84,7 @@ fn plugin(text: &str) -> Result<String, String> {
 }
 
 /// The text is not repeated: who mistakes the setting writes the key itself.
-fn variable(text: &str) -> Result<String, String> {
+pub(super) fn variable(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     if text.is_empty() || text.len() > 128 || !text.bytes().all(plain) || text.as_bytes()[0].is_ascii_digit()
     {

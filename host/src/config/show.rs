@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{
-    Isolation, Loaded, ProviderSettings,
+    ChannelsSettings, Isolation, Loaded, PacingSettings, ProviderSettings,
     fields::{FIELDS, SECTIONS, quoted},
     problem::is_secret,
 };
@@ -31,6 +31,14 @@ pub fn show(loaded: &Loaded) -> String {
         out.push_str("\n[models]\n");
         for (name, provider) in &settings.models {
             line(&mut out, loaded, &format!("models.{name}"), &key(name), &quoted(provider));
+        }
+    }
+    if !settings.fallbacks.is_empty() {
+        out.push_str("\n[fallbacks]\n");
+        for (name, models) in &settings.fallbacks {
+            let models: Vec<String> = models.iter().map(quoted).collect();
+            let value = format!("[{}]", models.join(", "));
+            line(&mut out, loaded, &format!("fallbacks.{name}"), &key(name), &value);
         }
     }
     for (name, provider) in &settings.providers {
@@ -72,6 +80,36 @@ fn section(out: &mut String, loaded: &Loaded, name: &str, provider: &ProviderSet
         let text =
             toml::Value::try_from(&value).map_or_else(|_| value.to_string(), |value| value.to_string());
         line(out, loaded, &format!("provider.{name}.{setting}"), &key(setting), &text);
+    }
+    channels(out, loaded, name, &provider.channels);
+}
+
+/// The tables of a provider's channels. They come from the file, all of them from where `channels` starts.
+fn channels(out: &mut String, loaded: &Loaded, provider: &str, settings: &ChannelsSettings) {
+    let origin = format!("provider.{provider}.channels");
+    let pacing = |out: &mut String, pacing: PacingSettings| {
+        for (name, time) in [("min_interval_ms", pacing.min_interval), ("max_wait_ms", pacing.max_wait)] {
+            if let Some(time) = time {
+                line(out, loaded, &origin, name, &time.as_millis().to_string());
+            }
+        }
+    };
+    if settings.pacing != PacingSettings::default() {
+        let _ = writeln!(out, "\n[provider.{}.channels]", key(provider));
+        pacing(out, settings.pacing);
+    }
+    for (name, channel) in &settings.named {
+        let _ = writeln!(out, "\n[provider.{}.channels.{}]", key(provider), key(name));
+        let path = channel.key_file.as_ref().map(|path| path.display().to_string());
+        for (name, value) in [("key_env", channel.key_env.as_ref()), ("key_file", path.as_ref())] {
+            if let Some(value) = value {
+                line(out, loaded, &origin, name, &quoted(value));
+            }
+        }
+        pacing(out, channel.pacing);
+        if let Some(enabled) = channel.enabled {
+            line(out, loaded, &origin, "enabled", &enabled.to_string());
+        }
     }
 }
 

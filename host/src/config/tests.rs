@@ -82,11 +82,11 @@ toml:14:19: no installed plugin is called `acme`; provider `acme` is left out; p
 toml:15:20: `provider.acme.base_url`: the URL holds a user name or password; put the key into the environment
 toml:16:19: `provider.acme.key_env`: this is not a variable's name (A-Z, 0-9 and _); name the variable that holds the key, never write the key itself
 toml:17:17: `provider.acme.offer`: "never" is not "always" or "listed"
-toml:18:9: `provider.acme.channels` is reserved for a later version and has no effect
+toml:18:20: `provider.acme.channels`: channels are a table; write [provider.NAME.channels.CHANNEL] and its settings below
 toml:19:26: `provider.acme.models`: a model has no `shrtcode`; did you mean `shortcode`?
 toml:19:44: `provider.acme.models`: the model has no `id`
 toml:21:15: `models.gpt` must be the name of a provider, in quotes
-toml:22:10: unknown setting or section `zebra`; the sections are [access], [listen], [limits], [breaker], [models] and [provider.NAME]
+toml:22:10: unknown setting or section `zebra`; the sections are [access], [listen], [limits], [breaker], [models], [fallbacks] and [provider.NAME]
 "#);
 }
 

@@ -74,6 +74,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
     let _ = tokio::time::timeout(DISCOVERY_AT_START, gateway.discover(Duration::from_secs(1))).await;
 
     let addresses = sockets.addresses();
+    gateway.check_fallbacks();
     announce(&gateway, &addresses);
     let handler = {
         let gateway = Arc::clone(&gateway);
@@ -204,6 +205,7 @@ async fn reload_all(gateway: &Arc<Gateway>, reload: &Reload) {
     }
     gateway.memory.reload().await;
     gateway.discover(Duration::ZERO).await;
+    gateway.check_fallbacks();
     tracing::info!(models = gateway.catalog.load().entries().len(), "reloaded");
     notify::ready();
 }

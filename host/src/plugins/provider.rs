@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::AtomicBool},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -14,12 +15,12 @@ use provider_api::{
     loader::Refused,
     model::{Auth, Manifest, Model, Offer},
 };
-use secrecy::{ExposeSecret, SecretString};
 
 use super::{Generation, keys, runner::Runner, worker::Worker};
 use crate::{
     catalog::{Key, Source},
-    config::{self, Isolation, Settings},
+    channel::{self, Channel, Channels, switches::Switches},
+    config::{self, Isolation, ProviderSettings, Settings},
     upstream::{Origin, Request},
 };
 
@@ -38,6 +39,9 @@ const HOST_HEADERS: [&str; 12] = [
     "proxy-authorization",
     "user-agent",
 ];
+
+/// Most characters of an upstream's words in `GET /api/channels`.
+const MAX_SHOWN_ERROR: usize = 300;
 
 /// A configured instance of a plugin.
 pub struct Provider {
@@ -64,8 +68,7 @@ pub struct Provider {
     egress: HashSet<Origin>,
     auth: Option<Auth>,
     auth_origins: HashSet<Origin>,
-    key: Option<SecretString>,
-    key_variable: String,
+    channels: Channels,
     offer: Offer,
     /// Rows of the operator's section.
     rows: Vec<Model>,
@@ -91,17 +94,18 @@ impl Provider {
         let section = settings.providers.get(&**name).cloned().unwrap_or_default();
         let base_url = base_url(name, section.base_url.as_deref(), manifest);
         let auth = manifest.auth.clone().filter(|auth| auth.kind != "none" && !auth.kind.is_empty());
-        let variables = auth.as_ref().map(|auth| auth.env.clone()).unwrap_or_default();
-        let key = auth.as_ref().and_then(|_| keys::find(name, &section, &variables));
+        // What is known about a key outlives the plugin's version.
+        let channels = channels(name, &section, auth.as_ref(), before.map(|before| &before.channels));
+        channels.switch(&Switches::read(&settings.data_dir));
         let config = config(name, manifest, settings);
         let before = before.filter(|old| Arc::ptr_eq(&old.generation.meter, &generation.meter));
         let apart = section.isolation == Isolation::Process;
         let same_object = before.filter(|old| old.config == config && old.runner.worker().is_some() == apart);
         let made_from = format!("{section:?}");
-        let secret = |key: &Option<SecretString>| key.as_ref().map(|key| key.expose_secret().to_owned());
         if let Some(old) = same_object
             && Arc::ptr_eq(&old.generation, generation)
-            && (&old.made_from, secret(&old.key)) == (&made_from, secret(&key))
+            && old.made_from == made_from
+            && old.channels.are_those_of(&channels)
         {
             return Ok(Arc::clone(old));
         }
@@ -116,7 +120,6 @@ impl Provider {
             None => Arc::new(runner(name, generation, &config, apart)?),
         };
         let origins = |list: &[String]| list.iter().filter_map(|url| Some(Origin::split(url)?.0)).collect();
-        let own_variable = format!("{}_API_KEY", keys::variable_prefix(name));
         Ok(Arc::new(Self {
             name: Arc::clone(name),
             generation: Arc::clone(generation),
@@ -131,8 +134,7 @@ impl Provider {
             base: Arc::new(base),
             egress: origins(&manifest.egress),
             auth_origins: auth.as_ref().map(|auth| origins(&auth.origins)).unwrap_or_default(),
-            key,
-            key_variable: section.key_env.or(variables.into_iter().next()).unwrap_or(own_variable),
+            channels,
             auth,
             offer: section.offer.unwrap_or(manifest.offer),
             rows: section.models,
@@ -146,20 +148,27 @@ impl Provider {
         let mut models = self.generation.manifest.models.clone();
         crate::catalog::merge_found(&mut models, self.discovered.load().to_vec());
         crate::catalog::merge_rows(&mut models, self.rows.clone());
+        let env = Arc::clone(&self.channels.list()[0].variable);
         let key = match &self.auth {
             None => Key::NotNeeded,
-            Some(_) if self.key.is_some() => Key::Set { env: self.key_variable.as_str().into() },
+            Some(_) if self.channels.first_key().is_some() => Key::Set { env },
             Some(auth) if auth.optional => Key::NotNeeded,
-            Some(_) => Key::Missing { env: self.key_variable.as_str().into() },
+            Some(_) => Key::Missing { env },
         };
         let plugin = Arc::clone(&self.generation.id);
         let base_urls = vec![self.generation.manifest.base_url.clone(), self.base_url.clone()];
         Source { provider: Arc::clone(&self.name), plugin, offer: self.offer, key, base_urls, models }
     }
 
-    /// The variable that its key is read from, for people.
-    pub fn key_variable(&self) -> &str {
-        &self.key_variable
+    /// Its keys, of which there is always one, if only an empty one.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Notes how an attempt on a channel failed, and takes out what that concerns.
+    pub fn failed(&self, channel: &Channel, fault: &Fault) {
+        let text = self.redact(&fault.message).chars().take(MAX_SHOWN_ERROR).collect();
+        self.channels.failed(channel, fault, text, Instant::now());
     }
 
     /// The base URL in force.
@@ -177,7 +186,12 @@ impl Provider {
     ///
     /// # Errors
     /// A URL outside the provider's origins, a header that is not the plugin's to set, a missing key.
-    pub fn prepare(&self, asked: &Asked<'_>, call_body: &Bytes) -> Result<(Arc<Origin>, Request), Fault> {
+    pub fn prepare(
+        &self,
+        channel: &Channel,
+        asked: &Asked<'_>,
+        call_body: &Bytes,
+    ) -> Result<(Arc<Origin>, Request), Fault> {
         let refuse = |what: String| {
             Fault::new(FaultKind::INTERNAL, format!("plugin `{}` asked for {what}", self.generation.id))
         };
@@ -194,7 +208,7 @@ impl Provider {
             head.push(b'/');
         }
         head.extend_from_slice(path.as_bytes());
-        self.key_in_query(&origin, path, &mut head)?;
+        self.key_in_query(channel, (&origin, path), &mut head)?;
         head.extend_from_slice(b" HTTP/1.1\r\nhost: ");
         head.extend_from_slice(origin.authority().as_bytes());
         head.extend_from_slice(
@@ -209,7 +223,7 @@ impl Provider {
             head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");
         }
-        self.key_in_header(&origin, &mut head)?;
+        self.key_in_header(channel, &origin, &mut head)?;
         let length: usize = body.iter().map(Bytes::len).sum();
         if length > 0 || matches!(method, "POST" | "PUT" | "PATCH") {
             head.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
@@ -222,8 +236,8 @@ impl Provider {
     /// key, an address or an account, control characters; at most 2,000 characters.
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        if let Some(key) = &self.key {
-            text = text.replace(key.expose_secret(), "***");
+        for key in self.channels.list().iter().filter_map(|channel| channel.key()) {
+            text = text.replace(key, "***");
         }
         if !self.base_url.is_empty() {
             text =
@@ -251,23 +265,27 @@ impl Provider {
     }
 
     /// The key, if this origin gets it.
-    fn key_for(&self, origin: &Origin) -> Result<Option<(&Auth, &str)>, Fault> {
+    fn key_for<'a>(
+        &'a self,
+        channel: &'a Channel,
+        origin: &Origin,
+    ) -> Result<Option<(&'a Auth, &'a str)>, Fault> {
         let Some(auth) = &self.auth else { return Ok(None) };
         if *origin != *self.base && !self.auth_origins.contains(origin) {
             return Ok(None);
         }
-        match &self.key {
-            Some(key) => Ok(Some((auth, key.expose_secret()))),
+        match channel.key() {
+            Some(key) => Ok(Some((auth, key))),
             None if auth.optional => Ok(None),
             None => Err(Fault::new(
                 FaultKind::AUTH,
-                format!("the key for provider `{}` is missing; set {}", self.name, self.key_variable),
+                format!("the key for provider `{}` is missing; set {}", self.name, channel.variable),
             )),
         }
     }
 
-    fn key_in_header(&self, origin: &Origin, head: &mut Vec<u8>) -> Result<(), Fault> {
-        match self.key_for(origin)? {
+    fn key_in_header(&self, channel: &Channel, origin: &Origin, head: &mut Vec<u8>) -> Result<(), Fault> {
+        match self.key_for(channel, origin)? {
             Some((auth, key)) if auth.kind == "bearer" => {
                 head.extend_from_slice(b"authorization: Bearer ");
                 head.extend_from_slice(key.as_bytes());
@@ -284,8 +302,13 @@ impl Provider {
         Ok(())
     }
 
-    fn key_in_query(&self, origin: &Origin, path: &str, head: &mut Vec<u8>) -> Result<(), Fault> {
-        if let Some((auth, key)) = self.key_for(origin)?.filter(|(auth, _)| auth.kind == "query") {
+    fn key_in_query(
+        &self,
+        channel: &Channel,
+        (origin, path): (&Origin, &str),
+        head: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        if let Some((auth, key)) = self.key_for(channel, origin)?.filter(|(auth, _)| auth.kind == "query") {
             head.push(if path.contains('?') { b'&' } else { b'?' });
             head.extend_from_slice(auth.name.as_bytes());
             head.push(b'=');
@@ -299,6 +322,30 @@ impl Provider {
         }
         Ok(())
     }
+}
+
+/// The channels of a provider's keys; what is known about those that stay is kept.
+fn channels(
+    name: &Arc<str>,
+    section: &ProviderSettings,
+    auth: Option<&Auth>,
+    before: Option<&Channels>,
+) -> Channels {
+    let variables = auth.map(|auth| auth.env.as_slice()).unwrap_or_default();
+    let mut sources: Vec<channel::Source> = Vec::new();
+    if auth.is_some() {
+        sources.extend(keys::find(name, section, variables).into_iter().map(|found| channel::Source {
+            name: found.channel,
+            variable: found.variable,
+            key: Some(found.key),
+        }));
+    }
+    if sources.is_empty() {
+        let variable = auth.map(|_| keys::main_variable(name, section, variables)).unwrap_or_default();
+        sources.push(channel::Source { name: keys::PLAIN.into(), variable, key: None });
+    }
+    let needs_key = auth.is_some_and(|auth| !auth.optional);
+    Channels::new(name, needs_key, sources, &section.channels, before)
 }
 
 fn header_is_fine(name: &str, value: &[u8]) -> bool {

@@ -85,8 +85,9 @@ impl Delivery {
         };
         self.ledger.usage(self.run.outbox.usage, self.run.outbox.chunks);
         self.breaker.report_failure();
-        let provider = &self.run.outbox.provider;
-        let error = Error::from_fault(&fault, provider);
+        let (provider, channel) = (&self.run.outbox.provider, &self.run.outbox.channel);
+        provider.failed(channel, &fault);
+        let error = Error::from_fault(&fault, provider, channel);
         tracing::warn!(id = %self.ledger.id(), provider = %provider.name, why = %fault.message, "a stream broke off");
         self.ledger.fail(error.code.clone());
         out.send(Bytes::from(format!("data: {}\n\n", error.json()))).await;

@@ -11,6 +11,7 @@ use provider_api::{
 
 use super::{Call, MAX_ANSWER_BYTES, Queue};
 use crate::{
+    channel::Channel,
     dialect::{
         answer::Assembly,
         events::{self, Kind},
@@ -25,6 +26,8 @@ const MAX_ASKED: u64 = 4096;
 /// Where a step's results go.
 pub(super) struct Outbox {
     pub(super) provider: Arc<Provider>,
+    /// Whose key the requests carry.
+    pub(super) channel: Arc<Channel>,
     pub(super) operation: &'static str,
     pub(super) requests: Queue<(u64, Arc<Origin>, Request)>,
     pub(super) timers: Queue<(u64, Duration)>,
@@ -54,10 +57,11 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(provider: Arc<Provider>, call: &Call) -> Self {
+    pub(super) fn new(provider: Arc<Provider>, channel: Arc<Channel>, call: &Call) -> Self {
         let whole_passes = provider.passes_response && call.operation != "models";
         Self {
             provider,
+            channel,
             operation: call.operation,
             requests: Queue::new(),
             timers: Queue::new(),
@@ -170,7 +174,7 @@ impl Sink for Outbox {
         if id == 0 {
             return 0;
         }
-        match self.provider.prepare(&asked, &self.call_body) {
+        match self.provider.prepare(&self.channel, &asked, &self.call_body) {
             Ok((origin, request)) => {
                 self.requests.push_back((id, origin, request));
                 id
