@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{SERVER, Upstream, eventually, finish, gateway};
+use crate::harness::{KEY, SERVER, Upstream, eventually, finish, gateway, plugin_file};
 
 /// `sigoREST plugin …` in a directory.
 fn plugin(dir: &Path, args: &[&str]) -> Output {
@@ -161,4 +161,57 @@ fn what_cannot_be_checked_or_made_is_said_and_has_its_status() {
     std::fs::create_dir(place.path().join("acme")).expect("a directory");
     check(&["new", "acme"], 1, "is there already");
     assert_eq!(std::fs::read_dir(place.path().join("acme")).expect("the directory").count(), 0);
+}
+
+#[test]
+fn an_exchange_is_recorded_without_the_key_and_played_to_any_version() {
+    // The upstream repeats the key, as some do in their errors.
+    let upstream = Upstream::start(|request, answer| {
+        if request.path != "/api/chat" {
+            return answer.json(200, &json!({"models": [{"name": "any"}]}));
+        }
+        let key = request.header("authorization").unwrap_or_default().to_owned();
+        let row = json!({"message": {"content": format!("you said {key}")}, "done": false});
+        answer.open(200, &[("content-type", "application/x-ndjson"), ("set-cookie", "secret=1")]);
+        answer.piece(format!("{row}\n"));
+        answer.piece("{\"message\":{\"content\":\" there\"},\"done\":true,\"done_reason\":\"stop\",\"eval_count\":2}\n").end();
+    });
+    let server = gateway().plugins(&["ollama", "zai"]).provider("ollama", &upstream.url("")).start();
+    let place = tempfile::tempdir().expect("a directory");
+    let trace = place.path().join("trace.jsonl");
+    let mut command = Command::new(SERVER);
+    command.args(["plugin", "record", "ollama", "-out"]).arg(&trace).arg("-data-dir").arg(server.data());
+    command.env_clear().current_dir(place.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut recording = command.spawn().expect("start");
+    let asked =
+        json!({"model": "ollama/any", "stream": true, "messages": [{"role": "user", "content": "hello"}]});
+    eventually("the record", || {
+        let reply = server.chat(&asked);
+        assert_eq!(reply.streamed_text(), format!("you said Bearer {KEY} there"), "{}", reply.text());
+        recording.try_wait().expect("its state")
+    });
+    let output = finish(recording);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let recorded = std::fs::read_to_string(&trace).expect("the trace");
+    assert!(!recorded.contains(KEY) && !recorded.contains("secret=1"), "{recorded}");
+    assert!(recorded.contains("you said Bearer ***") && recorded.contains("/api/chat"), "{recorded}");
+    let replay = |id: &str, status: i32, words: &str| {
+        let (file, trace) = (plugin_file(id), trace.to_str().expect("a path"));
+        let output = plugin(place.path(), &["replay", file.to_str().expect("a path"), trace]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        assert!(said.contains(words), "{said}");
+    };
+    replay("ollama", 0, "equal");
+    replay("zai", 1, "results differ");
+    std::fs::write(&trace, recorded.replacen(" there", " their", 2)).expect("written");
+    replay("ollama", 0, "equal");
+    std::fs::write(&trace, recorded.replacen("\"eval_count\\\":2", "\"eval_count\\\":3", 1))
+        .expect("written");
+    replay("ollama", 1, "results differ (- as recorded, + now)");
+    std::fs::write(&trace, "{}").expect("written");
+    replay("ollama", 1, "line 1");
+    let output =
+        plugin(place.path(), &["record", "nobody", "-data-dir", server.data().to_str().expect("a path")]);
+    assert!(text(&output.stderr).contains("nobody"), "{}", text(&output.stderr));
 }

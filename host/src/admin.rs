@@ -235,7 +235,8 @@ fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// `POST` below `/api/plugins`: `/reload`, `/{name}/rollback`, `/{name}/enable`. Who may is decided before.
+/// `POST` below `/api/plugins`: `/reload`, `/{name}/rollback`, `/{name}/enable`,
+/// `/{name}/record`. Who may is decided before.
 ///
 /// # Errors
 /// 404 for a plugin that is not there, 409 if there is nothing to go back to.
@@ -248,6 +249,9 @@ pub async fn order(gateway: &Arc<Gateway>, path: &str) -> Result<String, Error> 
         .await?;
         return Ok(list(&gateway.plugins.current(), &gateway.catalog.load()));
     };
+    if order == "record" {
+        return record(gateway, name).await;
+    }
     let (name, order) = (name.to_owned(), order.to_owned());
     let wanted = name.clone();
     change(gateway, move |plugins, gateway| {
@@ -261,11 +265,26 @@ pub async fn order(gateway: &Arc<Gateway>, path: &str) -> Result<String, Error> 
     one(&gateway.plugins.current(), &gateway.catalog.load(), &name)
 }
 
+/// How long an order to record waits for an exchange; who wants to wait longer asks again.
+const RECORD_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for the next exchange of a provider and for its end: `{"trace": text}`, or null if none came.
+async fn record(gateway: &Arc<Gateway>, name: &str) -> Result<String, Error> {
+    let snapshot = gateway.plugins.current();
+    let provider =
+        snapshot.providers.get(name).ok_or_else(|| unknown(RollbackError::Unknown(name.to_owned())))?;
+    let waiting = provider.generation.meter.recordings.wait(name).ok_or_else(|| {
+        Error::new(StatusCode::TOO_MANY_REQUESTS, "too many wait for an exchange of this provider already")
+    })?;
+    let trace = tokio::time::timeout(RECORD_PATIENCE, waiting).await.ok().and_then(Result::ok);
+    Ok(text(&serde_json::json!({ "trace": trace })))
+}
+
 /// Whether a path below `/api/plugins/` takes orders.
 pub fn takes_orders(path: &str) -> bool {
     let named =
         |order: &str| path.strip_suffix(order).is_some_and(|name| !name.is_empty() && !name.contains('/'));
-    path == "reload" || named("/rollback") || named("/enable")
+    path == "reload" || ["/rollback", "/enable", "/record"].into_iter().any(named)
 }
 
 async fn change(

@@ -57,6 +57,13 @@ pub enum Command {
     Plugin(plugin::Action),
     /// Put the generation of a plugin before the serving one back in force, in the server that runs.
     PluginRollback(String),
+    /// Record an exchange of a provider in the server that runs.
+    PluginRecord {
+        /// The provider.
+        name: String,
+        /// Where the trace goes; standard output if `None`.
+        out: Option<PathBuf>,
+    },
     /// Load a plugin file in this process, which the server started for that.
     PluginProbe(PathBuf),
     /// Be the worker process of a provider, which the server started for that.

@@ -73,6 +73,14 @@ fn run() -> Result<(), Stop> {
             let data_dir = load(&args, environment)?.settings.data_dir;
             print(&host::admin::client::rollback(&data_dir, &name).map_err(Stop::failed)?)
         }
+        Command::PluginRecord { name, out } => {
+            let data_dir = load(&args, environment)?.settings.data_dir;
+            let _ = writeln!(std::io::stderr(), "waiting for the next exchange of {name}");
+            let trace = host::admin::client::record(&data_dir, &name).map_err(Stop::failed)?;
+            let Some(out) = out else { return print(&trace) };
+            let written = host::files::replace(&out, trace.as_bytes());
+            written.map_err(|error| Stop::failed(format!("{}: {error}", out.display())))
+        }
         Command::Serve => {
             let loaded = load(&args, environment)?;
             serve(loaded, Arc::new(move || again(&args)))

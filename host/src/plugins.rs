@@ -22,6 +22,7 @@ pub mod provider;
 pub mod runner;
 pub mod scan;
 pub mod steps;
+pub mod trace;
 mod trust;
 mod vetted;
 pub mod worker;

@@ -19,6 +19,7 @@ use crate::{
         Provider,
         meter::{Clock, InFlight},
         runner::Exchange,
+        trace::Trace,
     },
     upstream::{Origin, Request, Response, TransportError, Upstream},
 };
@@ -105,6 +106,8 @@ pub struct Run {
     unframed: usize,
     failed: Option<Fault>,
     activity: Activity,
+    /// If somebody waits for a record of it.
+    trace: Option<Box<Trace>>,
     _in_flight: InFlight,
 }
 
@@ -137,6 +140,8 @@ impl Run {
         let clock = Clock::start();
         let begun = provider.runner.begin(&begin);
         clock.stop(generation, call.body.len());
+        let mut trace = provider.record(&begin);
+        trace.iter_mut().for_each(|trace| trace.ended(&begun));
         let exchange = begun.inspect_err(|fault| count(provider, fault))?;
         let mut run = Self {
             upstream: Arc::clone(upstream),
@@ -152,6 +157,7 @@ impl Run {
             unframed: 0,
             failed: None,
             activity: Activity::default(),
+            trace,
             _in_flight: in_flight,
         };
         run.step(Input::Start).await?;
@@ -205,6 +211,7 @@ impl Run {
         }
         let body = body.freeze();
         if !failed && id == 1 && self.outbox.passes_whole(&body) {
+            self.trace.iter_mut().for_each(|trace| trace.past(&body));
             self.outbox.usage = checked_answer(self.outbox.operation, &body)?;
             self.outbox.answer = Some(body);
             self.outbox.finished = true;
@@ -374,6 +381,7 @@ impl Run {
             } else {
                 self.step_all(id, &mut gathered).await?;
                 if !self.outbox.finished {
+                    self.trace.iter_mut().for_each(|trace| trace.past(&event));
                     self.outbox.accept(event)?;
                 }
             }
@@ -403,15 +411,6 @@ impl Run {
             self.step(Input::Body { id, data: &rest }).await?;
         }
         self.step(Input::End { id }).await
-    }
-
-    async fn head(&mut self, id: u64, response: &Response) -> Result<(), Fault> {
-        let headers: Vec<(&str, &[u8])> = response.headers().collect();
-        self.step(Input::Head { id, status: response.status, headers: &headers }).await
-    }
-
-    async fn transport_failed(&mut self, id: u64, error: &TransportError) -> Result<(), Fault> {
-        self.step(Input::TransportError { id, text: &error.to_string() }).await
     }
 
     /// Waits for the timer that is due first; `false` if there is none.

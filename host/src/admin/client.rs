@@ -30,14 +30,33 @@ struct Run {
 /// # Errors
 /// There is no server, or what it answers.
 pub fn rollback(data_dir: &Path, name: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if name.is_empty() || !name.bytes().all(plain) {
-        return Err(format!("{name:?} is not the name of a plugin; GET /api/plugins lists them"));
-    }
+    checked(name)?;
     let shown = post(data_dir, &format!("/api/plugins/{name}/rollback"))?;
     let text = |member: &str| shown[member].as_str().unwrap_or("?").to_owned();
     let number = &shown["generation"];
     Ok(format!("{} serves generation {number} again, version {}\n", text("id"), text("version")))
+}
+
+/// `plugin record NAME`: waits for the next exchange of a provider; its trace.
+///
+/// # Errors
+/// There is no server, or what it answers.
+pub fn record(data_dir: &Path, name: &str) -> Result<String, String> {
+    checked(name)?;
+    loop {
+        let answer = post(data_dir, &format!("/api/plugins/{name}/record"))?;
+        if let Some(trace) = answer["trace"].as_str() {
+            return Ok(trace.to_owned());
+        }
+    }
+}
+
+fn checked(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(format!("{name:?} is not the name of a plugin; GET /api/plugins lists them"));
+    }
+    Ok(())
 }
 
 /// Sends an order without a body to the server of this data directory.

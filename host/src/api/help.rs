@@ -112,7 +112,7 @@ fn endpoints(catalog: &Catalog, base: &str) -> Vec<Endpoint> {
     all
 }
 
-fn plugins(base: &str) -> [Endpoint; 5] {
+fn plugins(base: &str) -> [Endpoint; 6] {
     let endpoint = |method, path: &'static str, description| Endpoint {
         path,
         method,
@@ -132,6 +132,11 @@ fn plugins(base: &str) -> [Endpoint; 5] {
             "POST",
             "/api/plugins/{id}/rollback",
             "Puts the generation before back in force; administrators only",
+        ),
+        endpoint(
+            "POST",
+            "/api/plugins/{provider}/record",
+            "Waits for the provider's next exchange and gives its trace; administrators only",
         ),
         endpoint("POST", "/api/plugins/{id}/enable", "Ends a quarantine; administrators only"),
     ]

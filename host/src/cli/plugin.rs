@@ -8,6 +8,7 @@ use super::{Command, ServerArgs, Usage, file, path, switch};
 
 mod check;
 mod create;
+mod replay;
 mod template;
 mod trial;
 
@@ -22,6 +23,8 @@ pub enum Action {
     Trial(check::Asked),
     /// Write the crate of a new plugin.
     New(create::Asked),
+    /// Play a trace (the second) to a file, and compare.
+    Replay(PathBuf, PathBuf),
 }
 
 /// What came of it.
@@ -34,8 +37,14 @@ pub struct Done {
 }
 
 /// Flags that belong to one command of `plugin`: they can stand anywhere, like all flags.
-const FLAGS: [(&str, &str); 5] =
-    [("fixtures", "check"), ("bless", "check"), ("translator", "new"), ("dir", "new"), ("api", "new")];
+const FLAGS: [(&str, &str); 6] = [
+    ("fixtures", "check"),
+    ("bless", "check"),
+    ("translator", "new"),
+    ("dir", "new"),
+    ("api", "new"),
+    ("out", "record"),
+];
 
 /// The commands below `plugin`.
 pub(super) fn commands() -> Clap {
@@ -54,6 +63,15 @@ pub(super) fn commands() -> Clap {
             named(Clap::new("rollback"))
                 .about("put a plugin's earlier generation back in force, in the running server"),
         )
+        .subcommand(named(Clap::new("record")).about(
+            "wait for a provider's next exchange in the running server and print its trace, or write it to \
+             -out FILE: prompt and answer, no key",
+        ))
+        .subcommand(
+            file(Clap::new("replay"))
+                .arg(Arg::new("TRACE").required(true).value_parser(value_parser!(PathBuf)))
+                .about("play a trace to a plugin file, and say what comes out differently"),
+        )
         .subcommand(named(Clap::new("new")).about(
             "write the crate of a plugin: OpenAI-compatible, or with -translator one for another \
                      format; -dir DIR says where, -api DIR which provider-api to use in place of a copy",
@@ -71,6 +89,7 @@ pub(super) fn flags(command: Clap) -> Clap {
         .arg(switch("bless", "write the fixtures' transcripts").hide(true))
         .arg(switch("translator", "start from a translator").hide(true))
         .arg(path("dir", "DIR", "where the crate is written").hide(true))
+        .arg(path("out", "FILE", "where the trace is written").hide(true))
         .arg(path("api", "DIR", "the provider-api to depend on").hide(true))
 }
 
@@ -93,6 +112,12 @@ pub(super) fn read(name: &str, flags: &ArgMatches, inner: &ArgMatches) -> Comman
     Command::Plugin(match (name, inner.subcommand()) {
         ("plugin-trial", _) => Action::Trial(asked(inner)),
         (_, Some(("rollback", inner))) => return Command::PluginRollback(text(inner)),
+        (_, Some(("record", inner))) => {
+            return Command::PluginRecord { name: text(inner), out: path("out") };
+        }
+        (_, Some(("replay", inner))) => {
+            Action::Replay(file(inner), inner.get_one("TRACE").cloned().unwrap_or_default())
+        }
         (_, Some(("check", inner))) => Action::Check(asked(inner)),
         (_, Some(("new", inner))) => Action::New(create::Asked {
             name: text(inner),
@@ -132,6 +157,7 @@ pub fn run(action: &Action, args: &ServerArgs, colour: bool) -> Result<Done, Str
             Ok(Done { text, well: report.passed() })
         }
         Action::Trial(asked) => trial::run(asked).map(|()| Done { text: String::new(), well: true }),
+        Action::Replay(file, trace) => replay::run(file, trace),
         Action::New(asked) => create::run(asked).map(|text| Done { text, well: true }),
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Generation, steps::Steps};
+use super::{Generation, steps::Steps, trace::Recordings};
 
 /// A step that takes longer is logged.
 const SLOW: Duration = Duration::from_millis(5);
@@ -81,6 +81,8 @@ thread_local! {
 pub struct Meter {
     /// How long its steps took.
     pub steps: Steps,
+    /// Who waits for a record of an exchange.
+    pub recordings: Recordings,
     in_flight: AtomicU64,
     faults: AtomicU64,
     recent: Mutex<Recent>,

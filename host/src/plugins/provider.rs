@@ -11,12 +11,17 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use provider_api::{
     Fault, FaultKind,
-    exchange::{Asked, BodyPart, PANIC_LEVEL},
+    exchange::{Asked, Begin, BodyPart, PANIC_LEVEL},
     loader::Refused,
     model::{Auth, Manifest, Model, Offer},
 };
 
-use super::{Generation, keys, runner::Runner, worker::Worker};
+use super::{
+    Generation, keys,
+    runner::Runner,
+    trace::{self, Trace},
+    worker::Worker,
+};
 use crate::{
     catalog::{Key, Source},
     channel::{self, Channel, Channels, switches::Switches},
@@ -141,6 +146,27 @@ impl Provider {
             config,
             made_from,
         }))
+    }
+
+    /// Records the exchange that begins, if somebody waits for one.
+    pub fn record(&self, begin: &Begin<'_>) -> Option<Box<Trace>> {
+        // Nobody waits for what the gateway asks by itself.
+        if begin.operation == "models" {
+            return None;
+        }
+        let generation = &self.generation;
+        let head = || trace::Head {
+            trace: trace::FORM,
+            plugin: generation.id.to_string(),
+            version: generation.manifest.version.clone(),
+            sha256: generation.sha256.to_string(),
+            provider: self.name.to_string(),
+            settings: trace::public_settings(&self.config),
+        };
+        let key = self.key.as_ref().map(|key| key.expose_secret());
+        let mut trace = generation.meter.recordings.begin(head, &self.name, key)?;
+        trace.call(begin);
+        Some(trace)
     }
 
     /// Its models for the catalog.

@@ -52,7 +52,7 @@ pub(super) struct Outbox {
     pub(super) refused: Option<Fault>,
     stream: bool,
     include_usage: bool,
-    call_body: Bytes,
+    pub(super) call_body: Bytes,
     last_id: u64,
 }
 

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use provider_api::{Fault, FaultKind, exchange::Input};
 
 use super::Run;
-use crate::plugins::{Provider, meter::Clock, runner::Exchange};
+use crate::{
+    plugins::{Provider, meter::Clock, runner::Exchange},
+    upstream::{Response, TransportError},
+};
 
 impl Run {
     /// Takes one step. Not cancel-safe, see [`Exchange::step`].
@@ -16,7 +19,17 @@ impl Run {
             self.fed = self.fed.saturating_add(data.len());
         }
         let clock = Clock::start();
-        let (used, stepped) = self.exchange.step(input, &mut self.outbox).await;
+        let (used, stepped) = match &mut self.trace {
+            None => self.exchange.step(input, &mut self.outbox).await,
+            Some(trace) => {
+                trace.told(&input);
+                let call_body = self.outbox.call_body.clone();
+                let mut tee = trace.tee(&mut self.outbox, &call_body);
+                let (used, stepped) = self.exchange.step(input, &mut tee).await;
+                trace.ended(&stepped);
+                (used, stepped)
+            }
+        };
         match used {
             None => clock.stop(&self.outbox.provider.generation, self.fed),
             Some(used) => self.count_apart(used),
@@ -37,6 +50,17 @@ impl Run {
             Some(fault) => Err(fault),
             None => stepped,
         }
+    }
+
+    /// Shows the plugin the head of an answer.
+    pub(super) async fn head(&mut self, id: u64, response: &Response) -> Result<(), Fault> {
+        let headers: Vec<(&str, &[u8])> = response.headers().collect();
+        self.step(Input::Head { id, status: response.status, headers: &headers }).await
+    }
+
+    /// Tells the plugin that a request failed below HTTP.
+    pub(super) async fn transport_failed(&mut self, id: u64, error: &TransportError) -> Result<(), Fault> {
+        self.step(Input::TransportError { id, text: &error.to_string() }).await
     }
 
     /// The plugin waits for something that nobody will bring.
@@ -65,8 +89,16 @@ impl Run {
                 break;
             }
             self.fed = self.fed.saturating_add(event.len());
-            self.outbox.current = Some(event);
-            let (used, stepped) = steps.replay(&mut self.outbox);
+            self.outbox.current = Some(event.clone());
+            let (used, stepped) = match &mut self.trace {
+                None => steps.replay(&mut self.outbox),
+                Some(trace) => {
+                    trace.told(&Input::Body { id, data: &event });
+                    let (used, stepped) = steps.replay(&mut trace.tee(&mut self.outbox, &[]));
+                    trace.ended(&stepped);
+                    (used, stepped)
+                }
+            };
             self.outbox.current = None;
             self.count_apart(used);
             self.stepped(stepped)?;
