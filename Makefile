@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth fuzz kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -51,6 +51,17 @@ bench-growth: build
 nginx:
 	@command -v nginx >/dev/null || { apt-get update -q && apt-get install -qy nginx-light; } \
 	  || { echo "make bench needs nginx: install it" >&2; exit 1; }
+
+## fuzz: every decoder under mutated input, each for MINUTES (10); tells the executions
+MINUTES ?= 10
+fuzz:
+	SIGOREST_FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) RUST_BACKTRACE=0 \
+	  $(CARGO) test --locked -p host --test main -- fuzz:: --nocapture --test-threads=16
+
+## kills: kill the writing server KILLS (1000) times: what was acknowledged is there, no file is damaged
+KILLS ?= 1000
+kills:
+	SIGOREST_KILLS=$(KILLS) $(CARGO) test --locked -p host --test main -- kill:: --nocapture
 
 ## reproduce: two release builds in two folders are equal byte for byte (some minutes)
 reproduce:

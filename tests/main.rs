@@ -14,6 +14,7 @@ mod disk;
 mod embeddings;
 mod errors;
 mod fallbacks;
+mod fuzz;
 mod kill;
 mod life;
 mod listen;
