@@ -15,6 +15,7 @@ mod embeddings;
 mod errors;
 mod fallbacks;
 mod fuzz;
+mod fallbacks;
 mod kill;
 mod life;
 mod listen;
