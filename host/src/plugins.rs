@@ -106,15 +106,15 @@ impl Plugins {
     pub fn reload(&self, settings: &Settings) {
         let mut store = self.store();
         store.retry();
-        let view = scan::scan(&settings.plugin_dirs, &settings.data_dir);
+        let view = scan::scan(&settings.plugin_dirs, &settings.data_dir, store.applied());
         self.apply(&mut store, settings, view);
     }
 
     /// Looks whether anything changed in the plugin directories, and puts it in force when the change has
     /// settled; whether it did. Blocks as [`Plugins::reload`].
     pub fn look(&self, settings: &Settings) -> bool {
-        let now = scan::scan(&settings.plugin_dirs, &settings.data_dir);
         let mut store = self.store();
+        let now = scan::scan(&settings.plugin_dirs, &settings.data_dir, store.applied());
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(view) = watch.settled(store.applied(), now, std::time::Instant::now()) else { return false };
         drop(watch);

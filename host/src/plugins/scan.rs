@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::Metadata,
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -46,30 +47,37 @@ impl From<Metadata> for Stamp {
 /// The files that matter, with their states.
 pub type View = BTreeMap<PathBuf, Stamp>;
 
-/// Looks at the directories; one that is missing holds nothing.
-pub fn scan(dirs: &[PathBuf], data_dir: &Path) -> View {
+/// Looks at the directories; one that is missing holds nothing. Of what cannot be looked at, for want of
+/// descriptors or rights, nothing is known: there `known` stands, or a busy moment would unload every plugin.
+pub fn scan(dirs: &[PathBuf], data_dir: &Path, known: &View) -> View {
     let mut view = View::new();
     for dir in dirs {
-        let entries = match std::fs::read_dir(dir) {
-            Ok(entries) => entries,
+        let paths = match entries(dir) {
+            Ok(paths) => paths,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::debug!(dir = %dir.display(), %error, "the plugin directory cannot be read");
-                }
-                continue;
+                tracing::debug!(dir = %dir.display(), %error, "the plugin directory cannot be read");
+                known.keys().filter(|path| path.parent() == Some(dir)).cloned().collect()
             }
         };
-        let paths = entries.flatten().take(MAX_ENTRIES).map(|entry| entry.path());
-        view.extend(paths.filter(|path| matters(path)).filter_map(with_stamp));
+        let paths = paths.into_iter().filter(|path| matters(path));
+        view.extend(paths.filter_map(|path| with_stamp(path, known)));
     }
-    view.extend(with_stamp(data_dir.join(KEYS)));
+    view.extend(with_stamp(data_dir.join(KEYS), known));
     view
 }
 
+fn entries(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    std::fs::read_dir(dir)?.take(MAX_ENTRIES).map(|entry| Ok(entry?.path())).collect()
+}
+
 /// With the state of the file that a link leads to; of the link itself if it leads nowhere.
-fn with_stamp(path: PathBuf) -> Option<(PathBuf, Stamp)> {
-    let facts = std::fs::metadata(&path).or_else(|_| std::fs::symlink_metadata(&path)).ok()?;
-    Some((path, facts.into()))
+fn with_stamp(path: PathBuf, known: &View) -> Option<(PathBuf, Stamp)> {
+    match std::fs::metadata(&path).or_else(|_| std::fs::symlink_metadata(&path)) {
+        Ok(facts) => Some((path, facts.into())),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(_) => known.get(&path).map(|stamp| (path.clone(), *stamp)),
+    }
 }
 
 /// Plugins and what belongs to them; hidden and temporary names (`.x.so.swp`, `x.so~`, `x.so.tmp`) do not.
@@ -132,6 +140,17 @@ mod tests {
         for name in [".a.so", "a.so~", "a.so.swp", ".a.so.swp", "a.so.tmp", "#a.so#", "a.txt", "4913", "so"] {
             assert!(!matters(&Path::new("/p").join(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn of_what_cannot_be_read_the_known_stands() {
+        let stamp = Stamp { device: 1, inode: 1, size: 1, modified: (0, 0), changed: (0, 0) };
+        // A file in the place of a directory cannot be listed; it is not missing either.
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (dir, gone) = (file.path().to_owned(), PathBuf::from("/nonexistent"));
+        let known: View = [(dir.join("a.so"), stamp), (gone.join("b.so"), stamp)].into();
+        let seen = scan(&[dir.clone(), gone], Path::new("/nonexistent"), &known);
+        assert_eq!(seen, [(dir.join("a.so"), stamp)].into());
     }
 
     #[test]
