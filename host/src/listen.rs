@@ -12,6 +12,7 @@ mod gate;
 mod io;
 mod pulse;
 mod streams;
+mod worded;
 
 use std::{
     future::Future,

@@ -22,20 +22,28 @@ const REFUSED_BYTES: usize = 256 * 1024;
 
 /// Sends `error` as an HTTP/1.1 answer without reading a request, and closes.
 pub(super) async fn refuse(mut stream: TcpStream, error: &Error) {
+    let answer = answer(error);
+    let answered = timeout(LINGER, stream.write_all(&answer)).await;
+    if matches!(answered, Ok(Ok(()))) {
+        drain(stream, REFUSED_BYTES).await;
+    }
+}
+
+/// The bytes of an answer that is the last one on its connection.
+pub(super) fn answer(error: &Error) -> Vec<u8> {
     let body = error.json();
     let retry =
         error.retry_after.map(|after| format!("{}: {}\r\n", header::RETRY_AFTER, after.as_secs().max(1)));
-    let answer = format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}connection: close\r\n\r\n{body}",
+    format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}\
+         x-request-id: req_{:016x}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}",
         error.status.as_str(),
         error.status.canonical_reason().unwrap_or_default(),
         body.len(),
         retry.unwrap_or_default(),
-    );
-    let answered = timeout(LINGER, stream.write_all(answer.as_bytes())).await;
-    if matches!(answered, Ok(Ok(()))) {
-        drain(stream, REFUSED_BYTES).await;
-    }
+        crate::gateway::random(),
+    )
+    .into_bytes()
 }
 
 /// Closes a connection whose peer may still be sending.

@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::{
     Closing, Shared, answer::answer, close, io::Watched, pulse::Expired, pulse::Pulse, streams::Streams,
+    worded::Worded,
 };
 use crate::{
     access::{Door, Peer},
@@ -102,10 +103,10 @@ where
             .header_read_timeout(None)
             .max_buf_size(BUFFER)
             .max_header_size(BUFFER)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(Worded::new(io, Arc::clone(&pulse))), service);
         let driver = Driver { pulse: &pulse, closing: &closing };
         let ended = driver.run(&mut connection, http1::Connection::graceful_shutdown).await;
-        let socket = move || socket(connection.into_parts().io.into_inner()).into_inner();
+        let socket = move || socket(connection.into_parts().io.into_inner().into_inner()).into_inner();
         match ended {
             Some(Ok(())) if pulse.unread() => close::linger(socket()).await,
             Some(Err(error)) if error.is_parse() => {

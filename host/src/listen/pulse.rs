@@ -129,6 +129,11 @@ impl Pulse {
         self.stuck.load(Relaxed) != 0
     }
 
+    /// Whether a request runs.
+    pub(super) fn busy(&self) -> bool {
+        self.active.load(Relaxed) > 0
+    }
+
     /// A request begins; it ends when the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Relaxed);
