@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{config::Limits, error::Error};
 
@@ -20,8 +21,8 @@ use crate::{config::Limits, error::Error};
 /// A body in one piece is handed on as it came; one in several is copied together once.
 ///
 /// # Errors
-/// 413 over the limit, before reading if `Content-Length` tells; 408 if nothing came for `body_idle`; 400 if
-/// the body broke off or its framing is wrong.
+/// 413 over the limit, before reading if `Content-Length` tells; 408 if it came too slowly, see [`Pace`]; 400
+/// if the body broke off or its framing is wrong.
 pub async fn read_body<B>(mut body: B, head: &Parts, limits: &Limits) -> Result<Bytes, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -31,11 +32,12 @@ where
     if declared.is_some_and(|length| length > max as u64) {
         return Err(too_large(max));
     }
-    let Some(first) = next(&mut body, limits.body_idle).await? else { return Ok(Bytes::new()) };
+    let mut pace = Pace::new(limits.body_idle);
+    let Some(first) = next(&mut body, &mut pace).await? else { return Ok(Bytes::new()) };
     if first.len() > max {
         return Err(too_large(max));
     }
-    let Some(second) = next_unless_ended(&mut body, limits.body_idle).await? else { return Ok(first) };
+    let Some(second) = next_unless_ended(&mut body, &mut pace).await? else { return Ok(first) };
     // Believe a length only so far: a caller who announces much and sends little must not hold memory.
     let expected = declared.map_or(0, |length| length.min(1 << 20) as usize);
     let mut whole = BytesMut::with_capacity(expected.max(first.len() + second.len()));
@@ -46,7 +48,7 @@ where
             return Err(too_large(max));
         }
         whole.extend_from_slice(&piece);
-        match next_unless_ended(&mut body, limits.body_idle).await? {
+        match next_unless_ended(&mut body, &mut pace).await? {
             Some(next) => piece = next,
             None => return Ok(whole.freeze()),
         }
@@ -57,31 +59,59 @@ fn declared(head: &Parts) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn next_unless_ended<B>(body: &mut B, idle: Duration) -> Result<Option<Bytes>, Error>
+/// Bytes of a body that must come within each `body_idle`, unless it ends before.
+const LEAST_PROGRESS: usize = 1 << 10;
+
+/// How fast a body comes. Silence alone is no measure: a byte now and then, or pieces with nothing in them,
+/// would hold a request open for days.
+struct Pace {
+    idle: Duration,
+    until: Instant,
+    came: usize,
+}
+
+impl Pace {
+    fn new(idle: Duration) -> Self {
+        Self { idle, until: Instant::now() + idle, came: 0 }
+    }
+
+    fn note(&mut self, bytes: usize) {
+        self.came += bytes;
+        if self.came >= LEAST_PROGRESS {
+            *self = Self::new(self.idle);
+        }
+    }
+
+    fn too_slow(&self) -> Error {
+        let secs = self.idle.as_secs();
+        let text = format!("hardly anything of the body came for {secs} s; send it again");
+        Error::new(StatusCode::REQUEST_TIMEOUT, text)
+    }
+}
+
+async fn next_unless_ended<B>(body: &mut B, pace: &mut Pace) -> Result<Option<Bytes>, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    if body.is_end_stream() { Ok(None) } else { next(body, idle).await }
+    if body.is_end_stream() { Ok(None) } else { next(body, pace).await }
 }
 
 /// The next piece that is not empty.
-async fn next<B>(body: &mut B, idle: Duration) -> Result<Option<Bytes>, Error>
+async fn next<B>(body: &mut B, pace: &mut Pace) -> Result<Option<Bytes>, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     loop {
-        let frame = tokio::time::timeout(idle, body.frame()).await.map_err(|_| {
-            let secs = idle.as_secs();
-            Error::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("nothing of the body came for {secs} s; send it again"),
-            )
-        })?;
+        let frame = timeout_at(pace.until, body.frame()).await.map_err(|_| pace.too_slow())?;
         match frame {
             None => return Ok(None),
             Some(Err(_)) => return Err(Error::bad_request("the body broke off; send it again")),
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                Ok(data) if !data.is_empty() => {
+                    pace.note(data.len());
+                    return Ok(Some(data));
+                }
+                _ if pace.until <= Instant::now() => return Err(pace.too_slow()),
                 _ => {}
             },
         }
