@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use bytes::{Bytes, BytesMut};
 use provider_api::{
-    Fault, FaultKind, Usage,
+    Fault, Usage,
     exchange::{Begin, Input},
     openai,
     request::Members,
@@ -28,10 +28,12 @@ mod activity;
 pub mod deliver;
 pub mod ledger;
 mod outbox;
+mod rules;
 mod step;
 
 pub use activity::Activity;
 use outbox::Outbox;
+use rules::{check_encoding, checked_answer, too_large};
 use step::count;
 
 /// Largest whole answer.
@@ -42,6 +44,9 @@ const MAX_ERROR_BYTES: usize = 1 << 20;
 
 /// Largest event of a stream, and most that may come without one's end.
 const MAX_EVENT_BYTES: usize = 8 << 20;
+
+/// Comments of an upstream after which a stream's head is sent though no event is there yet.
+const MAX_COMMENT_BYTES: usize = 64 << 10;
 
 /// What is asked of a provider; the same for each attempt.
 #[derive(Debug, Clone)]
@@ -194,15 +199,19 @@ impl Run {
         let failed = response.status >= 300;
         let limit = if failed { MAX_ERROR_BYTES } else { MAX_ANSWER_BYTES };
         let mut body = BytesMut::new();
-        if let Some(length) = response.remaining() {
-            body.reserve(usize::try_from(length).unwrap_or(usize::MAX).min(limit));
-        }
         check_encoding(&response)?;
+        if let Some(length) = response.remaining() {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if length > limit && !failed {
+                return Err(too_large());
+            }
+            body.reserve(length.min(limit));
+        }
         loop {
             match response.read_body(&mut body).await {
                 Ok(true) if body.len() <= limit => {}
                 Ok(true) if failed => break,
-                Ok(true) => return Err(Fault::upstream("the upstream's answer is over 64 MiB")),
+                Ok(true) => return Err(too_large()),
                 Ok(false) => break,
                 // The status says more than the missing end of its words.
                 Err(_) if failed => break,
@@ -237,10 +246,14 @@ impl Run {
         // Only reads are cut short: a step that was begun is always seen to its end.
         let until = Instant::now() + patience;
         while !self.outbox.ready && !self.outbox.finished && Instant::now() < until {
-            if self.answering.is_some() {
-                self.read(Some(until)).await?;
-            } else {
-                self.advance().await?;
+            let read =
+                if self.answering.is_some() { self.read(Some(until)).await } else { self.advance().await };
+            match read {
+                // An event came in the same read: the head belongs to it, the fault comes behind.
+                Err(fault) if self.outbox.ready => self.failed = Some(fault),
+                Err(fault) => return Err(fault),
+                Ok(()) if self.outbox.out.len() > MAX_COMMENT_BYTES => return Ok(()),
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -442,31 +455,6 @@ async fn send(
     connect: Duration,
 ) -> Result<Response, TransportError> {
     upstream.send(&origin, &request, connect).await
-}
-
-/// We ask for no coding and decode none.
-fn check_encoding(response: &Response) -> Result<(), Fault> {
-    match response.header("content-encoding").unwrap_or("identity").trim() {
-        "" | "identity" => Ok(()),
-        other => Err(Fault::upstream(format!("the upstream sent the content coding {other:?}, unasked"))),
-    }
-}
-
-/// Checks that a passing answer is what callers expect, and reads its usage.
-fn checked_answer(operation: &str, body: &[u8]) -> Result<Usage, Fault> {
-    let Ok(members) = Members::parse(body) else {
-        return Err(Fault::new(FaultKind::DECODE, "the upstream's answer is not a JSON object"));
-    };
-    if members.value("error").is_some() {
-        let fault = openai::fault_in_answer(body);
-        return Err(fault.unwrap_or_else(|| Fault::upstream("the upstream answered with an error")));
-    }
-    let expected = if operation == "embeddings" { "data" } else { "choices" };
-    if !members.value(expected).is_some_and(|value| value.starts_with('[')) {
-        let text = format!("the upstream's answer has no `{expected}`");
-        return Err(Fault::new(FaultKind::DECODE, text));
-    }
-    Ok(members.value("usage").map(openai::usage).unwrap_or_default())
 }
 
 /// Queues that one step may fill.

@@ -103,6 +103,9 @@ impl Outbox {
     pub(super) fn accept(&mut self, event: BytesMut) -> Result<(), Fault> {
         match events::look(&event) {
             Kind::Comment => {}
+            Kind::Done if self.chunks == 0 => {
+                return Err(Fault::upstream("the upstream's stream ended before anything was in it"));
+            }
             Kind::Done => {
                 self.finished = true;
                 return Ok(());

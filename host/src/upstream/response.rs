@@ -108,7 +108,11 @@ impl Response {
     pub async fn read_body(&mut self, out: &mut BytesMut) -> Result<bool, TransportError> {
         loop {
             let before = out.len();
-            self.decode(out)?;
+            match self.decode(out) {
+                // What came before the mistake is delivered; it is met again at the next call.
+                Err(_) if out.len() > before => return Ok(true),
+                decoded => decoded?,
+            }
             if self.framing == Framing::Done {
                 self.finish();
                 return Ok(out.len() > before);
