@@ -344,12 +344,17 @@ pub fn fault(reply: &Reply<'_>) -> Fault {
 /// An error inside an answer with status 200: a whole one, or an event of a stream. `None` if there is
 /// none. Which status it would have had is read from its `code` or, in words, from its `type`.
 pub fn fault_in_answer(body: &[u8]) -> Option<Fault> {
+    let status = status_in_answer(body)?;
+    let reply = Reply { id: 1, status, headers: &[], body, now_unix_ms: 0 };
+    Some(fault(&reply).status(0))
+}
+
+/// The status that an error inside an answer would have had by itself; `None` if there is no error.
+pub(crate) fn status_in_answer(body: &[u8]) -> Option<u16> {
     let error = WireError::parse(body)?;
     let code = error.code.as_deref().unwrap_or("");
     let status = code.parse().ok().filter(|status| (400..600).contains(status));
-    let status = status.unwrap_or_else(|| implied_status(&error.kind, code));
-    let reply = Reply { id: 1, status, headers: &[], body, now_unix_ms: 0 };
-    Some(fault(&reply).status(0))
+    Some(status.unwrap_or_else(|| implied_status(&error.kind, code)))
 }
 
 fn implied_status(kind: &str, code: &str) -> u16 {

@@ -388,7 +388,10 @@ impl<P: Provider> Run<P> {
             return Err(provider.fault(&self.reply()));
         }
         if self.stream && self.id <= 1 {
-            return Err(openai::not_a_stream(provider.fault(&self.reply())));
+            let reply = self.reply();
+            // An error under a 200 means what it would have meant under its own status.
+            let status = openai::status_in_answer(reply.body).unwrap_or(reply.status);
+            return Err(openai::not_a_stream(provider.fault(&Reply { status, ..reply })));
         }
         let body = std::mem::take(&mut self.buffer);
         let headers = std::mem::take(&mut self.headers);
