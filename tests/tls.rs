@@ -7,28 +7,15 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-use crate::harness::{Connection, Reply, Server, Setup, gateway};
+use crate::harness::{Connection, Reply, Server, Setup, gateway, trusting};
 
 /// HTTPS for this machine, which the default does not admit.
 fn local() -> Setup {
     gateway().config("[access]\nhttps = [\"127.0.0.0/8\"]\n")
 }
 
-fn client(server: &Server, protocols: &[&str]) -> ClientConfig {
-    let pem = fs::read(server.data().join("certs/server.crt")).expect("the certificate");
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.expect("PEM")).expect("a certificate");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    config
-}
-
 fn get(server: &Server, name: &str, path: &str) -> Reply {
-    Connection::open(server.https()).tls(client(server, &["http/1.1"]), name).get(path)
+    Connection::open(server.https()).tls(trusting(server, &["http/1.1"]), name).get(path)
 }
 
 #[test]
@@ -92,7 +79,7 @@ fn peers_that_https_does_not_admit_get_no_handshake() {
 #[test]
 fn http_2_is_spoken_where_the_client_can() {
     let server = local().start();
-    let config = client(&server, &["h2", "http/1.1"]);
+    let config = trusting(&server, &["h2", "http/1.1"]);
     let address = server.https();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (status, version) = runtime.block_on(async {
@@ -125,7 +112,7 @@ fn http_2_is_spoken_where_the_client_can() {
 fn both_tls_versions_are_spoken() {
     let server = local().start();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let mut config = client(&server, &[]);
+        let mut config = trusting(&server, &[]);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])

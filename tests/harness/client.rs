@@ -250,6 +250,28 @@ impl Connection {
         text
     }
 
+    /// Reads what is there, at most `most` bytes; empty at the end.
+    pub fn some(&mut self, most: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; most];
+        let read = self.wire.read(&mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Reads exactly this many bytes.
+    pub fn exactly(&mut self, count: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.wire.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads everything up to the end; what came before a reset counts too.
+    pub fn all(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.wire.read_to_end(&mut bytes);
+        bytes
+    }
+
     /// Whether the other side has closed, after all that it still sends was read.
     pub fn closed(&mut self) -> bool {
         let mut rest = Vec::new();

@@ -115,6 +115,11 @@ impl Answer<'_> {
         self
     }
 
+    /// Whether the other side took all that was written so far.
+    pub fn alive(&self) -> bool {
+        self.alive
+    }
+
     /// Closes the connection where it stands.
     pub fn close(&mut self) {
         self.alive = false;
