@@ -163,8 +163,11 @@ impl Provider {
             provider: self.name.to_string(),
             settings: trace::public_settings(&self.config),
         };
-        let key = self.key.as_ref().map(|key| key.expose_secret());
-        let mut trace = generation.meter.recordings.begin(head, &self.name, key)?;
+        let keys = || {
+            let channels = self.channels.list().iter();
+            channels.filter_map(|channel| channel.key()).map(str::to_owned).collect()
+        };
+        let mut trace = generation.meter.recordings.begin(head, &self.name, keys)?;
         trace.call(begin);
         Some(trace)
     }

@@ -6,6 +6,7 @@
 //! provider's key is not in it, wherever an upstream may have repeated it; prompts and answers are.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Mutex, PoisonError,
@@ -190,7 +191,7 @@ impl Recordings {
         &self,
         head: impl FnOnce() -> Head,
         provider: &str,
-        key: Option<&str>,
+        keys: impl FnOnce() -> Vec<String>,
     ) -> Option<Box<Trace>> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
@@ -203,8 +204,7 @@ impl Recordings {
         if to.is_empty() {
             return None;
         }
-        let key = key.filter(|key| !key.is_empty()).map(str::to_owned);
-        let mut trace = Trace { text: String::new(), cut: false, key, to };
+        let mut trace = Trace { text: String::new(), cut: false, keys: keys(), to };
         trace.add(&Line::Head(head()));
         Some(Box::new(trace))
     }
@@ -226,7 +226,7 @@ pub fn public_settings(config: &[u8]) -> Map<String, Value> {
 pub struct Trace {
     text: String,
     cut: bool,
-    key: Option<String>,
+    keys: Vec<String>,
     to: VecDeque<oneshot::Sender<String>>,
 }
 
@@ -299,21 +299,15 @@ impl Trace {
         Tee { trace: self, sink, call_body }
     }
 
-    /// The bytes without the provider's key.
+    /// The bytes without the provider's keys.
     fn hide(&self, bytes: &[u8]) -> Text {
-        let Some(key) = self.key.as_deref().filter(|key| memmem::find(bytes, key.as_bytes()).is_some())
-        else {
-            return bytes.into();
-        };
-        let mut out = Vec::with_capacity(bytes.len());
-        let mut rest = bytes;
-        while let Some(at) = memmem::find(rest, key.as_bytes()) {
-            out.extend_from_slice(&rest[..at]);
-            out.extend_from_slice(b"***");
-            rest = &rest[at + key.len()..];
+        let mut hidden = Cow::Borrowed(bytes);
+        for key in self.keys.iter().filter(|key| !key.is_empty()) {
+            if let Some(without) = replaced(&hidden, key.as_bytes()) {
+                hidden = Cow::Owned(without);
+            }
         }
-        out.extend_from_slice(rest);
-        out.as_slice().into()
+        (&*hidden).into()
     }
 
     fn add(&mut self, line: &Line) {
@@ -454,6 +448,23 @@ pub fn parse(text: &str) -> Result<(Head, Call, Vec<Line>), String> {
     Ok((head, call, rest))
 }
 
+/// The bytes with stars for each `key`; `None` if it is not in them.
+fn replaced(bytes: &[u8], key: &[u8]) -> Option<Vec<u8>> {
+    let mut next = memmem::find(bytes, key)?;
+    let (mut out, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
+    loop {
+        out.extend_from_slice(&rest[..next]);
+        out.extend_from_slice(b"***");
+        rest = &rest[next + key.len()..];
+        match memmem::find(rest, key) {
+            Some(at) => next = at,
+            None => break,
+        }
+    }
+    out.extend_from_slice(rest);
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,11 +495,11 @@ mod tests {
     fn a_trace_has_all_but_the_key_and_can_be_read_again() {
         let recordings = Recordings::default();
         let head = || Head { trace: FORM, provider: "acme".into(), ..Head::default() };
-        assert!(recordings.begin(head, "acme", None).is_none(), "nobody waits");
+        assert!(recordings.begin(head, "acme", Vec::new).is_none(), "nobody waits");
         let mut receiver = recordings.wait("acme").expect("room");
-        assert!(recordings.begin(head, "other", None).is_none());
-        let mut trace = recordings.begin(head, "acme", Some("sk-1")).expect("somebody waits");
-        assert!(recordings.begin(head, "acme", None).is_none(), "only one exchange");
+        assert!(recordings.begin(head, "other", Vec::new).is_none());
+        let mut trace = recordings.begin(head, "acme", || vec!["sk-1".into()]).expect("somebody waits");
+        assert!(recordings.begin(head, "acme", Vec::new).is_none(), "only one exchange");
         trace.call(&Begin { operation: "chat", body: b"{\"a\":\"\xff\"}", ..Begin::default() });
         let headers: [(&str, &[u8]); 2] = [("set-cookie", b"a=b"), ("x", b"sk-1")];
         trace.told(&Input::Head { id: 1, status: 401, headers: &headers });
