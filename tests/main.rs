@@ -14,8 +14,6 @@ mod disk;
 mod embeddings;
 mod errors;
 mod fallbacks;
-mod fuzz;
-mod fallbacks;
 mod faults_http2;
 mod faults_input;
 mod faults_network;
