@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth fuzz kills reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth fuzz chaos kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -57,6 +57,11 @@ MINUTES ?= 10
 fuzz:
 	SIGOREST_FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) RUST_BACKTRACE=0 \
 	  $(CARGO) test --locked -p host --test main -- fuzz:: --nocapture --test-threads=16
+
+## chaos: all faults at once, under load, for MINUTES (10); prints one table
+chaos:
+	SIGOREST_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) \
+	  $(CARGO) test --locked -p host --test main -- chaos:: --nocapture
 
 ## kills: kill the writing server KILLS (1000) times: what was acknowledged is there, no file is damaged
 KILLS ?= 1000

@@ -7,6 +7,7 @@ mod api;
 mod author;
 mod breaker;
 mod channels;
+mod chaos;
 mod chat;
 mod cli;
 mod config;
