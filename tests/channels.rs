@@ -13,6 +13,7 @@ const KEYS: [&str; 3] = ["sk-first-0123456789", "sk-second-0123456789", "sk-thir
 fn three(upstream: &Upstream) -> Setup {
     let [first, second, third] = KEYS;
     gateway()
+        .plugins(&["echo", "mammouth"])
         .env("MAMMOUTH_BASE_URL", upstream.url("/v1"))
         .env("MAMMOUTH_API_KEY", first)
         .env("MAMMOUTH_API_KEY_0", second)
@@ -119,6 +120,7 @@ fn each_key_is_a_channel_and_the_first_is_used_as_long_as_it_works() {
 fn keys_come_from_files_and_credentials_too() {
     let upstream = Upstream::saying("hi");
     let setup = gateway()
+        .plugins(&["echo", "mammouth"])
         .file("first", format!("{}\n", KEYS[0]))
         .file("credentials/MAMMOUTH_API_KEY_3", KEYS[1])
         .file("named.key", KEYS[2])
@@ -191,6 +193,7 @@ fn a_changed_key_brings_its_channel_back_at_the_reload() {
         key == 0
     });
     let server = gateway()
+        .plugins(&["echo", "mammouth"])
         .env("MAMMOUTH_BASE_URL", upstream.url("/v1"))
         .file("key", KEYS[0])
         .config("[provider.mammouth]\nkey_file = \"key\"\n")
@@ -300,6 +303,7 @@ fn each_channel_has_its_own_breaker() {
 fn a_pace_is_waited_for_then_the_next_channel_then_the_caller_is_told() {
     let upstream = Upstream::saying("hi");
     let server = gateway()
+        .plugins(&["echo", "mammouth"])
         .env("MAMMOUTH_BASE_URL", upstream.url("/v1"))
         .env("MAMMOUTH_API_KEY", KEYS[0])
         .env("MAMMOUTH_API_KEY_0", KEYS[1])

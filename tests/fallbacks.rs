@@ -27,6 +27,7 @@ fn two(fault: impl Fn(&Recorded, &mut Answer<'_>) + Send + Sync + 'static) -> (U
 
 fn falling_back(first: &Upstream, second: &Upstream, fallbacks: &str) -> Server {
     gateway()
+        .plugins(&["mammouth", "moonshot"])
         .provider("mammouth", &first.url("/v1"))
         .provider("moonshot", &second.url("/v1"))
         .file("models.csv", "gpt41\nclaude-h\nkimi\n")
@@ -97,6 +98,7 @@ fn fallbacks_are_asked_in_their_order_and_the_first_failure_is_told() {
     });
     drop(second);
     let server = gateway()
+        .plugins(&["mammouth", "moonshot"])
         .provider("mammouth", &first.url("/v1"))
         .file("models.csv", "gpt41\nclaude-h\ngrok3m\n")
         .config("[fallbacks]\ngpt41 = [\"grok3m\", \"claude-h\"]\n")
