@@ -240,8 +240,11 @@ fn connections_are_used_again() {
         assert_eq!(ask(&server, 0).status, 200);
     }
     let mut connections: Vec<usize> = upstream.requests().iter().map(|request| request.connection).collect();
+    connections.sort_unstable();
     connections.dedup();
-    assert_eq!(connections.len(), 1, "{connections:?}");
+    // Each thread, of which there is one a core, keeps connections of its own.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    assert!(connections.len() <= threads, "{connections:?}");
 }
 
 #[test]
