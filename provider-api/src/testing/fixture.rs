@@ -1,17 +1,6 @@
 //! An author's fixtures: what a caller asks, what the upstream answers, what comes of it.
 //!
-//! A directory holds, for each name,
-//! - `NAME.upstream.http`: the upstream's answer as it goes over the wire: a status line, header lines, a
-//!   blank line, the body. A stream's body is server-sent events or lines. Where a provider asks more
-//!   than once in an exchange, `NAME.upstream.2.http` and so on answer the further requests; where it asks
-//!   nobody, there is no such file.
-//! - `NAME.request.json` (optional): the caller's request in OpenAI's form. `"stream": true` asks for a
-//!   stream, `input` in place of `messages` for embeddings. Without it the kit asks a short question,
-//!   streamed if the answer is a stream.
-//! - `NAME.expected.txt` (optional): what is sent to the upstream and what the caller gets. Written by
-//!   the kit when it is asked to bless, and to be read like code before it is committed.
-//!
-//! `settings.json` beside them holds the provider's settings, where it needs some.
+//! Their form is told at [`Fixtures`].
 
 use std::{
     fmt::Write as _,
@@ -47,7 +36,20 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What a directory holds.
+/// What a directory of fixtures holds.
+///
+/// For each name:
+/// - `NAME.upstream.http`: the upstream's answer as it goes over the wire: a status line, header lines, a
+///   blank line, the body. A stream's body is server-sent events or lines. Where a provider asks more
+///   than once in an exchange, `NAME.upstream.2.http` and so on answer the further requests; where it asks
+///   nobody, there is no such file.
+/// - `NAME.request.json` (optional): the caller's request in OpenAI's form. `"stream": true` asks for a
+///   stream, `input` in place of `messages` for embeddings. Without it the kit asks a short question,
+///   streamed if the answer is a stream.
+/// - `NAME.expected.txt` (optional): what is sent to the upstream and what the caller gets. Written by
+///   the kit when it is asked to bless, and to be read like code before it is committed.
+///
+/// `settings.json` beside them holds the provider's settings, where it needs some.
 #[derive(Debug, Clone, Default)]
 pub struct Fixtures {
     /// The provider's settings, a JSON object.
