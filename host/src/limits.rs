@@ -21,7 +21,7 @@ use crate::{config::Limits, error::Error};
 /// A body in one piece is handed on as it came; one in several is copied together once.
 ///
 /// # Errors
-/// 413 over the limit, before reading if `Content-Length` tells; 408 if it came too slowly, see [`Pace`]; 400
+/// 413 over the limit, before reading if `Content-Length` tells; 408 if it came too slowly, see `Pace`; 400
 /// if the body broke off or its framing is wrong.
 pub async fn read_body<B>(mut body: B, head: &Parts, limits: &Limits) -> Result<Bytes, Error>
 where

@@ -2,7 +2,7 @@
 //! the gateway.
 //!
 //! The worker is this same program (`plugin-worker`). It has one socket, an empty environment, and
-//! neither keys nor network nor files: see [`sandbox`]. If it ends, its open exchanges fail, and another
+//! neither keys nor network nor files: see `sandbox`. If it ends, its open exchanges fail, and another
 //! one is started.
 
 use std::{
