@@ -163,7 +163,7 @@ fn every_shipped_plugin_passes_the_check() {
         assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
         assert!(text(&output.stdout).contains(" 0 failed"), "{}", text(&output.stdout));
     };
-    PLUGINS.iter().for_each(|id| check(id));
+    PLUGINS.iter().for_each(check);
 }
 
 #[test]
