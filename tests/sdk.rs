@@ -84,7 +84,11 @@ fn call_a_tool(request: &Recorded, answer: &mut Answer<'_>) {
 }
 
 fn start(upstream: &Upstream) -> Server {
-    gateway().provider("mammouth", &upstream.url("/v1")).file("models.csv", "gpt41, embedding-small").start()
+    gateway()
+        .provider("mammouth", &upstream.url("/v1"))
+        .provider("moonshot", &upstream.url("/v1"))
+        .file("models.csv", "gpt41, kimi, embedding-small")
+        .start()
 }
 
 #[test]
