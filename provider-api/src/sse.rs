@@ -20,8 +20,11 @@ pub fn event_end(text: &[u8], from: usize) -> Option<usize> {
     // A line end that the earlier look saw may be completed by the first new byte.
     let mut at = from.saturating_sub(3);
     while let Some(found) = memchr::memchr2(b'\n', b'\r', &text[at..]) {
-        let line_end = at + found + terminator(&text[at + found..]);
+        let ended = terminator(&text[at + found..]);
+        let line_end = at + found + ended;
         match text.get(line_end) {
+            // Half of a CRLF whose other half is on its way: it belongs to this event.
+            Some(b'\r') if ended == 2 && line_end + 1 == text.len() => return None,
             Some(b'\n' | b'\r') => return Some(line_end + terminator(&text[line_end..])),
             _ => at = line_end,
         }
@@ -105,6 +108,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_second_half_of_a_crlf_is_waited_for() {
+        assert_eq!(event_end(b"data: a\r\n\r", 0), None);
+        assert_eq!(event_end(b"data: a\r\n\r\nx", 10), Some(11));
+        assert_eq!(event_end(b"data: a\r\r", 0), Some(9));
     }
 
     #[test]
