@@ -8,6 +8,7 @@ mod bind;
 mod close;
 mod connection;
 mod cores;
+mod framing;
 mod gate;
 mod io;
 mod pulse;

@@ -20,6 +20,7 @@ use crate::{
     access::Peer,
     body::Body,
     drain::{Drain, Running},
+    error::Error,
 };
 
 thread_local! {
@@ -79,9 +80,14 @@ where
     let drain = Arc::clone(drain);
     let one_request = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
-    let answering = handler(peer, request);
+    // hyper ends the connection behind such a request by itself.
+    let twice = pulse.is_framed_twice() && request.headers().contains_key(header::TRANSFER_ENCODING);
+    let answering = (!twice).then(|| handler(peer, request));
     async move {
-        let mut response = answering.await;
+        let mut response = match answering {
+            Some(answering) => answering.await,
+            None => framed_twice(peer),
+        };
         // The caller's next request belongs to the next process.
         if one_request && drain.begun() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -91,4 +97,15 @@ where
         }
         Ok(response.map(|body| Tracked { body, _busy: busy, _running: running }))
     }
+}
+
+/// What a request gets whose length is given twice.
+fn framed_twice(peer: Peer) -> Response<Body> {
+    tracing::info!(peer = %peer.address.ip(), status = 400, "a request with Content-Length and Transfer-Encoding was refused");
+    let text = "the request has both Content-Length and Transfer-Encoding; send one of them";
+    let mut response = Error::bad_request(text).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }

@@ -51,6 +51,8 @@ pub(super) struct Pulse {
     streams: AtomicBool,
     /// A request was refused whose body may still be coming in.
     unread: AtomicBool,
+    /// A head gave the length of its body twice.
+    framed_twice: AtomicBool,
 }
 
 /// What to do with a connection whose time is up.
@@ -75,6 +77,7 @@ impl Pulse {
             stuck: AtomicU64::new(0),
             streams: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            framed_twice: AtomicBool::new(false),
         }
     }
 
@@ -144,6 +147,16 @@ impl Pulse {
     /// A request with a body was refused, perhaps before the body was read.
     pub(super) fn refused(&self) {
         self.unread.store(true, Relaxed);
+    }
+
+    /// A head came in that gives the length of its body twice; its request ends the connection.
+    pub(super) fn framed_twice(&self) {
+        self.framed_twice.store(true, Relaxed);
+    }
+
+    /// Whether such a head came in, perhaps behind the request that is read now.
+    pub(super) fn is_framed_twice(&self) -> bool {
+        self.framed_twice.load(Relaxed)
     }
 
     /// Whether the peer may still be sending a body that nobody reads.

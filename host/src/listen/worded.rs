@@ -1,5 +1,6 @@
 //! Words for the refusals that hyper sends by itself: a head that it cannot read gets a status from it, but
-//! no body. Callers expect the JSON error with every status, so it is put in where the bytes pass by.
+//! no body. Callers expect the JSON error with every status, so it is put in where the bytes pass by. What
+//! comes in is looked at here too, for what hyper would hide.
 
 use std::{
     io::{self, IoSlice},
@@ -11,13 +12,14 @@ use std::{
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{close, pulse::Pulse};
+use super::{close, framing::Framing, pulse::Pulse};
 use crate::error::Error;
 
 /// A connection below HTTP/1.1, with or without TLS.
 pub(super) struct Worded<I> {
     io: I,
     pulse: Arc<Pulse>,
+    framing: Framing,
     ours: Option<Ours>,
 }
 
@@ -31,7 +33,7 @@ struct Ours {
 
 impl<I> Worded<I> {
     pub(super) fn new(io: I, pulse: Arc<Pulse>) -> Self {
-        Self { io, pulse, ours: None }
+        Self { io, pulse, framing: Framing::default(), ours: None }
     }
 
     pub(super) fn into_inner(self) -> I {
@@ -134,7 +136,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Worded<I> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let Self { io, pulse, framing, .. } = &mut *self;
+        let read = Pin::new(io).poll_read(cx, buffer);
+        framing.read(&buffer.filled()[before..], pulse);
+        read
     }
 }
 
