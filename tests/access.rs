@@ -154,6 +154,19 @@ fn an_allowed_origin_gets_its_preflights_answered() {
             && headers.contains("x-stainless-os"),
         "{headers}"
     );
+    // A preflight passes the same rules as what it asks for.
+    for headers in [
+        &[origin, ("host", "evil.example")][..],
+        &[origin, ("host", "127.0.0.1.evil.example:80")],
+        &[("origin", "https://app.example.evil.example")],
+        &[("origin", "null")],
+        &[("origin", "http://app.example")],
+    ] {
+        let asked = [headers, &[("access-control-request-method", "POST")]].concat();
+        let reply = server.send("OPTIONS", "/v1/chat/completions", &asked, "");
+        reply.error(403);
+        assert!(reply.header("access-control-allow-methods").is_none(), "{headers:?}");
+    }
     let reply =
         server.send("POST", "/v1/chat/completions", &[origin, ("sec-fetch-site", "cross-site")], CHAT);
     assert_eq!(reply.status, 200, "{}", reply.text());

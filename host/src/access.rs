@@ -133,8 +133,8 @@ impl Access {
             .map_or(Ok(()), |list| allowed(list, caller, "write the memory", "memory_write"))
     }
 
-    /// The answer to a CORS preflight of a page that may call us; `None` for all else, which goes on to
-    /// [`Access::check`] and is refused there if it is the preflight of another page.
+    /// The answer to a CORS preflight of a page that may call us; `None` for all else. [`Access::check`] comes
+    /// first, so that neither a foreign `Host` nor a proxy that hides its caller learns which pages may.
     pub fn preflight(&self, head: &Parts) -> Option<Response<Body>> {
         self.origins.preflight(head)
     }

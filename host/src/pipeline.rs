@@ -49,13 +49,12 @@ where
     let id: Arc<str> = format!("req_{:016x}", gateway::random()).into();
     let (head, body) = request.into_parts();
     let access = gateway.shared.access.load_full();
-    let mut response = if let Some(preflight) = access.preflight(&head) {
-        preflight
-    } else {
-        match access.check(&peer, &head, !body.is_end_stream()) {
-            Ok(caller) => routed(&gateway, &id, caller, &head, body).await,
-            Err(error) => logged(&id, peer.address.ip(), &head, Err(error)),
-        }
+    let mut response = match access.check(&peer, &head, !body.is_end_stream()) {
+        Ok(caller) => match access.preflight(&head) {
+            Some(preflight) => preflight,
+            None => routed(&gateway, &id, caller, &head, body).await,
+        },
+        Err(error) => logged(&id, peer.address.ip(), &head, Err(error)),
     };
     access.cors(&head, response.headers_mut());
     let headers = response.headers_mut();
