@@ -40,6 +40,7 @@ fn five_failures_open_it_for_that_target_alone() {
     reply.error(503);
     let wait: u64 = reply.header("retry-after").expect("Retry-After").parse().expect("seconds");
     assert!((1..=10).contains(&wait), "{wait}");
+    assert_eq!(reply.header("x-should-retry"), None, "SDKs come back after the wait");
     assert_eq!(upstream.requests().len(), 5, "an open breaker asks nobody");
     ask(&server, "claude-h").error(502);
     assert_eq!(upstream.requests().len(), 6);

@@ -179,9 +179,13 @@ fn attempts_are_never_more_than_retries_and_one() {
     let told = ask(&server).error(502);
     assert_eq!((keys(&upstream), &told["code"]), (vec![0, 1, 2], &json!("provider_key")));
     let reply = ask(&server);
-    reply.error(502);
+    let told = reply.error(502)["message"].to_string();
+    for part in ["MAMMOUTH_API_KEY", "SIGHUP", "POST /api/channels/mammouth/default/enable"] {
+        assert!(told.contains(part), "the way back: {told}");
+    }
     assert_eq!(reply.header("x-should-retry"), Some("false"));
     assert_eq!(upstream.requests().len(), 3, "all channels are out");
+    server.logged_with(&["WARN", "mammouth-default", "SIGHUP", "/enable"]);
 }
 
 #[test]
@@ -228,6 +232,33 @@ fn an_empty_account_is_left_alone_with_all_its_channels() {
     server.logged_with(&["WARN", "budget", "mammouth"]);
     order(&server, "0", "enable");
     assert_eq!(channel(&server, "7")["state"], "ok");
+}
+
+#[test]
+fn metrics_show_how_each_channel_stands_and_no_key() {
+    let upstream = by_key(|key, answer| {
+        if key == 0 {
+            error(401, answer);
+        }
+        key == 0
+    });
+    let server = three(&upstream).start();
+    assert_eq!(ask(&server).status, 200);
+    order(&server, "7", "disable");
+    let metrics = server.get("/metrics").text();
+    for (channel, state, value) in
+        [("default", "auth", 1), ("default", "ok", 0), ("0", "ok", 1), ("7", "disabled", 1), ("7", "ok", 0)]
+    {
+        let line = format!(
+            "sigorest_channel_state{{provider=\"mammouth\",channel=\"{channel}\",state=\"{state}\"}} {value}"
+        );
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    assert!(
+        metrics.contains("sigorest_channel_errors{provider=\"mammouth\",channel=\"default\"} 1"),
+        "{metrics}"
+    );
+    assert!(!KEYS.iter().any(|key| metrics.contains(key)) && !metrics.contains("sk-"), "{metrics}");
 }
 
 #[test]

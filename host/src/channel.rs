@@ -21,7 +21,7 @@ pub mod switches;
 #[cfg(test)]
 mod tests;
 
-pub use row::Row;
+pub use row::{Row, STATES};
 pub use state::{Channel, Source};
 use state::{Out, SWITCHED_OFF, SWITCHED_ON, Why};
 use switches::Switches;
@@ -71,8 +71,13 @@ pub enum Blocked {
     Open(Duration),
     /// The account is out of money.
     Quota(Duration),
-    /// The key of this variable is refused.
-    Auth(Arc<str>),
+    /// A key was refused.
+    Auth {
+        /// Where the key comes from.
+        variable: Arc<str>,
+        /// The name of its channel, which is out.
+        channel: Arc<str>,
+    },
     /// Switched off, by this channel's name.
     Disabled(Arc<str>),
 }
@@ -84,7 +89,7 @@ impl Blocked {
         let rank = |blocked: &Self| match blocked {
             Self::Paused(after) | Self::Paced(after) | Self::Open(after) => (0, *after),
             Self::Quota(after) => (1, *after),
-            Self::Auth(_) => (2, Duration::ZERO),
+            Self::Auth { .. } => (2, Duration::ZERO),
             Self::Disabled(_) => (3, Duration::ZERO),
         };
         if rank(&other) <= rank(&self) { other } else { self }
@@ -341,7 +346,7 @@ fn channel_out(channel: &Channel, out: Out, now: Instant) {
     match out.why {
         Why::Auth => tracing::warn!(
             %channel, %variable,
-            "the provider refuses the key; its channel is out until the key is changed and reloaded, or the channel enabled"
+            "the provider refuses the key; its channel is out until the key is changed and reloaded (SIGHUP), or the channel enabled (POST /api/channels/PROVIDER/NAME/enable)"
         ),
         Why::Quota => {
             tracing::warn!(%channel, %variable, secs, "the budget of the key is used up; its channel is left alone");

@@ -121,6 +121,16 @@ impl Error {
         Self::new(StatusCode::BAD_GATEWAY, text).code("provider_key")
     }
 
+    /// 502: the provider refused the key of this variable before, and its channel is out since.
+    pub fn key_out(provider: &str, variable: &str, channel: &str) -> Self {
+        let text = format!(
+            "provider `{provider}` refused the gateway's key and is not asked with it again; check {variable}, \
+             then reload a changed key with SIGHUP, or try the same one with \
+             POST /api/channels/{provider}/{channel}/enable"
+        );
+        Self::new(StatusCode::BAD_GATEWAY, text).code("provider_key")
+    }
+
     /// 429: too many requests at once or in a time.
     pub fn rate_limited(text: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, text).code("rate_limit_exceeded")

@@ -285,7 +285,9 @@ fn refused(plan: &Plan, blocked: Blocked) -> Failure {
         }
         Blocked::Open(after) => breaker_open(plan, after),
         Blocked::Quota(after) => later(Error::quota(provider), after).should_retry(false),
-        Blocked::Auth(variable) => Error::key_refused(provider, &variable).should_retry(false),
+        Blocked::Auth { variable, channel } => {
+            Error::key_out(provider, &variable, &channel).should_retry(false)
+        }
         Blocked::Disabled(channel) => {
             let text = format!(
                 "all channels of provider `{provider}` are switched off; switch one on with POST /api/channels/{provider}/{channel}/enable"
@@ -298,5 +300,6 @@ fn refused(plan: &Plan, blocked: Blocked) -> Failure {
 
 fn breaker_open(plan: &Plan, after: Duration) -> Error {
     let text = format!("model `{}` failed too often and is left alone for a moment", plan.entry.name);
-    Error::unavailable(text, after).code("circuit_open").should_retry(false)
+    // Unlike behind spent attempts, waiting is all that it takes: SDKs come back after `Retry-After`.
+    Error::unavailable(text, after).code("circuit_open")
 }

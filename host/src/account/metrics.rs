@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use super::{Of, Sums};
-use crate::breaker::{BreakerState, State};
+use crate::{
+    breaker::{BreakerState, State},
+    channel::{Row, STATES},
+};
 
 /// What `GET /metrics` shows beside the account itself.
 pub struct MetricsInput<'a> {
@@ -13,6 +16,8 @@ pub struct MetricsInput<'a> {
     pub in_flight: usize,
     /// The breakers.
     pub breakers: &'a [BreakerState],
+    /// The channels, as `GET /api/channels` shows them.
+    pub channels: &'a [Row],
     /// The plugins.
     pub plugins: &'a [PluginMetrics<'a>],
 }
@@ -96,6 +101,7 @@ pub(super) fn text(models: &BTreeMap<Of, Sums>, uptime: Duration, input: &Metric
         };
         text.line("sigorest_breaker_state", &[("target", &breaker.target)], state);
     }
+    channels(&mut text, input.channels);
     plugins(&mut text, input.plugins);
     text.about("sigorest_build_info", "gauge", "Always 1; the label tells the version.");
     text.line("sigorest_build_info", &[("version", input.version)], 1);
@@ -148,6 +154,21 @@ fn first_byte(text: &mut Text, models: &BTreeMap<Of, Sums>) {
         text.line(&format!("{NAME}_bucket"), &[labels[0], labels[1], ("le", "+Inf")], times.count);
         text.line(&format!("{NAME}_sum"), &labels, times.sum.as_secs_f64());
         text.line(&format!("{NAME}_count"), &labels, times.count);
+    }
+}
+
+fn channels(text: &mut Text, channels: &[Row]) {
+    text.about("sigorest_channel_state", "gauge", "1 for the state that a key of a provider is in, else 0.");
+    for row in channels {
+        for state in STATES {
+            let labels = [("provider", &*row.provider), ("channel", &row.name), ("state", state)];
+            text.line("sigorest_channel_state", &labels, u8::from(row.state == state));
+        }
+    }
+    text.about("sigorest_channel_errors", "gauge", "Errors of a key since its last success.");
+    for row in channels {
+        let labels = [("provider", &*row.provider), ("channel", &row.name)];
+        text.line("sigorest_channel_errors", &labels, row.consecutive_errors);
     }
 }
 

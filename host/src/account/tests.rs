@@ -3,7 +3,11 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::{breaker::Breakers, config::BreakerSettings};
+use crate::{
+    breaker::Breakers,
+    channel::Channels,
+    config::{BreakerSettings, ChannelsSettings},
+};
 
 fn settled(model: &str, status: u16, usage: Usage, cost_usd: Option<f64>) -> Settled {
     Settled {
@@ -98,10 +102,12 @@ fn metrics_are_lines_that_prometheus_reads() {
         trials: 1,
     });
     breakers.admit("p/m").expect("closed").failure();
+    let channels = Channels::new(&"p".into(), true, Vec::new(), &ChannelsSettings::default(), None);
     let text = account.metrics(&MetricsInput {
         version: "2.0.0",
         in_flight: 3,
         breakers: &breakers.states(),
+        channels: &channels.rows(std::time::Instant::now()).collect::<Vec<_>>(),
         plugins: &[PluginMetrics {
             plugin: "echo",
             faults: 2,
@@ -120,6 +126,9 @@ fn metrics_are_lines_that_prometheus_reads() {
         r#"sigorest_time_to_first_byte_seconds_bucket{model="",provider="",le="+Inf"} 1"#,
         r#"sigorest_time_to_first_byte_seconds_sum{model="",provider=""} 0.07"#,
         "sigorest_in_flight 3",
+        r#"sigorest_channel_state{provider="p",channel="default",state="no_key"} 1"#,
+        r#"sigorest_channel_state{provider="p",channel="default",state="ok"} 0"#,
+        r#"sigorest_channel_errors{provider="p",channel="default"} 0"#,
         r#"sigorest_breaker_state{target="p/m"} 2"#,
         r#"sigorest_plugin_faults_total{plugin="echo"} 2"#,
         r#"sigorest_plugin_step_cpu_seconds{plugin="echo",quantile="0.99"} 0.00002"#,

@@ -210,6 +210,7 @@ fn metrics(gateway: &Gateway) -> String {
         version: super::VERSION,
         in_flight: gateway.in_flight.count(),
         breakers: &gateway.breakers.states(),
+        channels: &channels::rows(&snapshot).collect::<Vec<_>>(),
         plugins: &plugins,
     })
 }

@@ -41,12 +41,15 @@ impl<'a> Path<'a> {
     }
 }
 
-/// All channels in the order of their providers.
-pub fn list(snapshot: &Snapshot) -> String {
+/// How each channel stands, in the order of their providers.
+pub fn rows(snapshot: &Snapshot) -> impl Iterator<Item = Row> + '_ {
     let now = Instant::now();
-    let rows: Vec<Row> =
-        snapshot.providers.values().flat_map(|provider| provider.channels().rows(now)).collect();
-    json!(rows).to_string()
+    snapshot.providers.values().flat_map(move |provider| provider.channels().rows(now))
+}
+
+/// All channels.
+pub fn list(snapshot: &Snapshot) -> String {
+    json!(rows(snapshot).collect::<Vec<_>>()).to_string()
 }
 
 /// One channel.
@@ -88,17 +91,18 @@ pub async fn switch(gateway: &Gateway, provider: &str, name: &str, on: bool) -> 
 
 /// Sentences on what is out of service, for `GET /api/health`.
 pub fn reasons(snapshot: &Snapshot) -> Vec<String> {
-    let now = Instant::now();
-    let rows = snapshot.providers.values().flat_map(|provider| provider.channels().rows(now));
-    rows.filter_map(|row| {
-        let (name, variable) = (&row.full_name, &row.key_variable);
-        match row.state {
-            "auth" => Some(format!("channel `{name}` is out: its provider refuses the key in {variable}")),
-            "quota" => Some(format!("channel `{name}` is out: the budget of its account is used up")),
-            _ => None,
-        }
-    })
-    .collect()
+    rows(snapshot)
+        .filter_map(|row| {
+            let (name, variable) = (&row.full_name, &row.key_variable);
+            match row.state {
+                "auth" => {
+                    Some(format!("channel `{name}` is out: its provider refuses the key in {variable}"))
+                }
+                "quota" => Some(format!("channel `{name}` is out: the budget of its account is used up")),
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 fn row(provider: &Provider, channel: &Channel) -> String {

@@ -10,6 +10,9 @@ use serde::Serialize;
 use super::{Channel, Channels, state::Why};
 use crate::catalog::day::rfc3339;
 
+/// The states that a channel may be in.
+pub const STATES: [&str; 6] = ["ok", "disabled", "paused", "auth", "quota", "no_key"];
+
 /// A row of `GET /api/channels`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
@@ -27,7 +30,7 @@ pub struct Row {
     pub enabled: bool,
     /// Whether it can be used now.
     pub healthy: bool,
-    /// `ok`, `disabled`, `paused`, `auth`, `quota`, `no_key`.
+    /// One of [`STATES`].
     pub state: &'static str,
     /// What went wrong last, if nothing has gone well since.
     pub last_error: Option<String>,

@@ -193,7 +193,9 @@ impl Out {
         match self.why {
             Why::RateLimit => Blocked::Paused(after),
             Why::Quota => Blocked::Quota(after),
-            Why::Auth => Blocked::Auth(Arc::clone(&channel.variable)),
+            Why::Auth => {
+                Blocked::Auth { variable: Arc::clone(&channel.variable), channel: Arc::clone(&channel.name) }
+            }
         }
     }
 }

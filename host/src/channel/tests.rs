@@ -113,7 +113,7 @@ fn a_refused_key_stays_out_until_it_is_changed_or_enabled() {
     for name in ["0", "1", "2"] {
         fail(&channels, name, refused(), now);
     }
-    let auth = Err(Blocked::Auth("P_API_KEY_0".into()));
+    let auth = Err(Blocked::Auth { variable: "P_API_KEY_0".into(), channel: "0".into() });
     assert_eq!(chosen(&channels, now + AUTH_REST - secs(1)), auth);
     let later = now + AUTH_REST;
     for name in ["0", "1", "2"] {

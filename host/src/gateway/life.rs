@@ -276,10 +276,11 @@ fn start_message(gateway: &Gateway, http: &[String], https: &[String]) -> String
             _ => String::new(),
         };
         let version = &provider.generation.manifest.version;
+        let known = source.models.len();
+        let s = if known == 1 { "" } else { "s" };
         let _ = writeln!(
             text,
-            "  plugin     {name} {version}: {} models, {} offered, {hidden} hidden{missing}  {shown}",
-            source.models.len(),
+            "  plugin     {name} {version}: {known} model{s}, {} offered, {hidden} hidden{missing}  {shown}",
             offered.len(),
         );
     }
