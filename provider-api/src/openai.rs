@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::{
     abi::{FaultKind, FaultScope},
     error::Fault,
-    event::Usage,
+    event::{Out, Usage},
     http::{HttpRequest, Reply},
     request::Call,
 };
@@ -103,15 +103,43 @@ pub fn usage(json: &str) -> Usage {
     }
 }
 
-/// The top-level `usage` of an answer or of an event; `None` if there is none.
+/// The `usage` of an answer or of an event, at the top or, as Moonshot has it, in a choice; the top counts.
 pub fn usage_in(json: &[u8]) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Answer<'a> {
         #[serde(borrow)]
         usage: Option<&'a RawValue>,
+        #[serde(borrow)]
+        choices: Option<Vec<Choice<'a>>>,
+    }
+    #[derive(Deserialize)]
+    struct Choice<'a> {
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
     }
     let answer: Answer<'_> = serde_json::from_slice(json).ok()?;
-    answer.usage.map(|value| usage(value.get()))
+    let inner = || answer.choices?.into_iter().find_map(|choice| choice.usage);
+    answer.usage.or_else(inner).map(|value| usage(value.get()))
+}
+
+/// Hands a whole answer or an event on as it stands and reports its usage, unless it is an error: then
+/// `understood` may say more than [`fault_in_answer`] about what that means.
+///
+/// # Errors
+/// The error.
+pub fn pass(
+    json: &[u8],
+    out: &mut Out<'_, '_>,
+    understood: impl FnOnce(Fault) -> Fault,
+) -> Result<(), Fault> {
+    if let Some(fault) = fault_in_answer(json) {
+        return Err(understood(fault));
+    }
+    if let Some(usage) = usage_in(json) {
+        out.usage(usage);
+    }
+    out.pass();
+    Ok(())
 }
 
 /// An error as upstreams write it: `{"error":{…}}`, `{"error":"text"}`, `{"detail":…}`, `{"message":…}`.

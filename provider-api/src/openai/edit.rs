@@ -52,6 +52,11 @@ impl<'a> Edit<'a> {
         }
     }
 
+    /// Leaves a field out that says something in another form; nobody is told.
+    pub fn drop_quietly(&mut self, key: &'a str) {
+        self.removed.push(key);
+    }
+
     /// Renames a field, unless the new name is there already; then the old one is left out.
     pub fn rename(&mut self, from: &'a str, to: &str) {
         let Some(member) = self.members.get(from) else { return };
@@ -106,6 +111,47 @@ impl<'a> Edit<'a> {
         Some(roles.collect())
     }
 
+    /// The member `type` of a field that is an object, like `thinking` or `response_format`.
+    pub fn kind(&self, key: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Typed {
+            r#type: String,
+        }
+        serde_json::from_str::<Typed>(self.value(key)?).ok().map(|typed| typed.r#type)
+    }
+
+    /// Gives each turn with tool calls a `reasoning_content` if it has none. Some vendors refuse a thinking
+    /// model's earlier turn without it, take a space in its place, and callers that keep to OpenAI's format
+    /// drop the field.
+    pub fn fill_reasoning(&mut self) {
+        #[derive(Deserialize)]
+        struct Turn<'m> {
+            #[serde(borrow)]
+            role: Option<&'m RawValue>,
+            #[serde(borrow)]
+            tool_calls: Option<Vec<&'m RawValue>>,
+            #[serde(borrow, default, deserialize_with = "present")]
+            reasoning_content: Option<&'m RawValue>,
+        }
+        let Some(messages) = self.value("messages") else { return };
+        let Ok(messages) = elements(self.body, messages) else { return };
+        for (span, message) in messages {
+            let Ok(turn) = serde_json::from_str::<Turn<'_>>(message.get()) else { continue };
+            let assistant = turn.role.is_some_and(|role| role.get() == "\"assistant\"");
+            if !assistant || turn.tool_calls.is_none_or(|calls| calls.is_empty()) {
+                continue;
+            }
+            match turn.reasoning_content.map(RawValue::get) {
+                None => self.replace(span.end - 1..span.end - 1, r#","reasoning_content":" ""#),
+                Some(empty @ ("null" | "\"\"")) => {
+                    let start = empty.as_ptr() as usize - self.body.as_ptr() as usize;
+                    self.replace(start..start + empty.len(), "\" \"");
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Applies what the model's row says: rejected fields, `max_completion_tokens`.
     pub fn model_row(&mut self, call: &Call<'a>) {
         for field in call.drops.split_ascii_whitespace() {
@@ -144,4 +190,9 @@ impl<'a> Edit<'a> {
         request.dropped.append(&mut self.dropped);
         request.header("content-type", "application/json")
     }
+}
+
+/// Keeps `null` apart from an absent member: only the latter has no place in the text.
+fn present<'de, D: serde::Deserializer<'de>>(de: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(de).map(Some)
 }

@@ -48,18 +48,11 @@ impl Provider for Mammouth {
     }
 
     fn response(&self, _state: &mut (), reply: &Reply<'_>, out: &mut Out<'_, '_>) -> Result<(), Fault> {
-        whole_or_fault(reply.body)?;
-        out.pass();
-        Ok(())
+        pass(reply.body, out)
     }
 
     fn event(&self, _state: &mut (), event: &Event<'_>, out: &mut Out<'_, '_>) -> Result<(), Fault> {
-        whole_or_fault(&event.data)?;
-        if let Some(usage) = openai::usage_in(&event.data) {
-            out.usage(usage);
-        }
-        out.pass();
-        Ok(())
+        pass(&event.data, out)
     }
 
     fn fault(&self, reply: &Reply<'_>) -> Fault {
@@ -77,9 +70,8 @@ fn speaks_developer(model: &str) -> bool {
 }
 
 /// LiteLLM also reports failures inside answers whose head said 200.
-fn whole_or_fault(body: &[u8]) -> Result<(), Fault> {
-    let Some(fault) = openai::fault_in_answer(body) else { return Ok(()) };
-    Err(understood(fault, &WireError::parse(body).unwrap_or_default()))
+fn pass(json: &[u8], out: &mut Out<'_, '_>) -> Result<(), Fault> {
+    openai::pass(json, out, |fault| understood(fault, &WireError::parse(json).unwrap_or_default()))
 }
 
 /// Reads what only LiteLLM says, and cleans the words that a caller may see.

@@ -50,11 +50,11 @@ impl Provider for Zai {
         }
         keep_one_stop(&mut edit);
         let latest = call.model.to_ascii_lowercase().starts_with("glm-5.3");
-        if latest && kind(edit.value("thinking")).as_deref() == Some("disabled") {
+        if latest && edit.kind("thinking").as_deref() == Some("disabled") {
             // This generation always thinks; `disabled` is a 400.
             edit.drop_field("thinking");
         }
-        if !latest && kind(edit.value("response_format")).as_deref() == Some("json_schema") {
+        if !latest && edit.kind("response_format").as_deref() == Some("json_schema") {
             // The older ones know only that the answer is JSON, not which.
             edit.set("response_format", r#"{"type":"json_object"}"#);
             edit.name_dropped("response_format");
@@ -93,12 +93,6 @@ fn keep_one_stop(edit: &mut Edit<'_>) {
         edit.set("stop", &format!("[{}]", first.get()));
         edit.name_dropped("stop");
     }
-}
-
-/// The member `type` of a JSON object.
-fn kind(json: Option<&str>) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(json?).ok()?;
-    value.get("type")?.as_str().map(str::to_owned)
 }
 
 provider_api::export_provider!(Zai);
