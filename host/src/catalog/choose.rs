@@ -38,7 +38,8 @@ impl<'a> Known<'a> {
     }
 
     pub(super) fn claim(&self) -> Claim<'_> {
-        Claim { provider: &self.source.provider, id: &self.model.id, written: self.written }
+        let ready = self.source.key.is_ready();
+        Claim { provider: &self.source.provider, id: &self.model.id, written: self.written, ready }
     }
 
     fn matches(&self, pattern: &str) -> bool {
@@ -292,7 +293,9 @@ impl<'a> Models<'a> {
 }
 
 /// Hosts of the endpoints that tables of earlier versions hold, and whose they are.
-const HOSTS: [(&str, &str); 8] = [
+const HOSTS: [(&str, &str); 10] = [
+    ("api.anthropic.com", "anthropic"),
+    ("api.deepseek.com", "deepseek"),
     ("api.mammouth.ai", "mammouth"),
     ("mammouth.ai", "mammouth"),
     ("api.moonshot.ai", "moonshot"),

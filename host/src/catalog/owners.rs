@@ -45,6 +45,8 @@ pub(super) struct Claim<'a> {
     pub(super) id: &'a str,
     /// Whether a row of the operator's table gives it the name.
     pub(super) written: bool,
+    /// Whether its provider can be called.
+    pub(super) ready: bool,
 }
 
 impl Claim<'_> {
@@ -62,7 +64,8 @@ pub(super) struct Decision {
 }
 
 /// Gives a name to the claim that a row wrote, else to the operator's choice, else to the one that had
-/// it first, else to the first provider of the alphabet. A name never moves to another model by itself.
+/// it first, else to the first provider of the alphabet that has its key. A name never moves to another
+/// model by itself; to the same model at another provider only if the one that had it lacks its key.
 pub(super) fn decide(name: &str, claims: &[Claim<'_>], owners: &Owners) -> Decision {
     let won = |place: usize| Decision { winner: Some(place), remark: None };
     if let Some(place) = claims.iter().rposition(|claim| claim.written) {
@@ -74,11 +77,13 @@ pub(super) fn decide(name: &str, claims: &[Claim<'_>], owners: &Owners) -> Decis
             return won(place);
         }
     }
-    let first = claims.iter().enumerate().min_by_key(|(_, claim)| (claim.provider, claim.id));
+    let first = claims.iter().enumerate().min_by_key(|(_, claim)| (!claim.ready, claim.provider, claim.id));
     let Some((first, _)) = first else { return Decision { winner: None, remark: None } };
     let Some(recorded) = owners.recorded.get(name) else { return won(first) };
     if let Some(place) = claims.iter().position(|claim| claim.is(recorded)) {
-        return won(place);
+        let same = |claim: &Claim<'_>| claim.ready && claim.id == claims[place].id;
+        let other = claims.iter().position(same).filter(|_| !claims[place].ready);
+        return won(other.unwrap_or(place));
     }
     let (provider, id) = recorded.split_once('/').unwrap_or((recorded, ""));
     // The same model elsewhere is no other model.
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_name_never_moves_to_another_model_by_itself() {
-        let claim = |provider, id| Claim { provider, id, written: false };
+        let claim = |provider, id| Claim { provider, id, written: false, ready: true };
         let (ab, ba) = ([claim("b", "x"), claim("a", "y")], [claim("b", "x"), claim("b", "z")]);
         let check =
             |claims: &[Claim<'_>], pinned: Option<&str>, recorded: Option<&str>, expected, remark: &str| {
@@ -127,14 +132,13 @@ mod tests {
         check(&ba, None, Some("b/old"), Some(0), "`n` now means `x` at b; it meant `old` before");
         check(&ba, None, Some("gone/old"), None, "write \"n\" = \"b\" under [models]");
         check(&ba, Some("b"), Some("gone/old"), Some(0), "");
-        check(
-            &[claim("a", "y"), Claim { provider: "b", id: "x", written: true }],
-            Some("a"),
-            None,
-            Some(1),
-            "",
-        );
+        check(&[claim("a", "y"), Claim { written: true, ..claim("b", "x") }], Some("a"), None, Some(1), "");
         check(&[], None, None, None, "");
+        let keyless = |provider, id| Claim { ready: false, ..claim(provider, id) };
+        check(&[claim("b", "x"), keyless("a", "x")], None, None, Some(0), "");
+        check(&[claim("b", "x"), keyless("a", "x")], None, Some("a/x"), Some(0), "");
+        check(&[claim("b", "y"), keyless("a", "x")], None, Some("a/x"), Some(1), "");
+        check(&[keyless("b", "x"), keyless("a", "x")], None, Some("b/x"), Some(0), "");
     }
 
     #[test]
