@@ -10,6 +10,7 @@ mod channels;
 mod chaos;
 mod chat;
 mod cli;
+mod compatible;
 mod config;
 mod disk;
 mod embeddings;

@@ -86,6 +86,22 @@ fn errors_mean_what_each_provider_means_by_them() {
             "content_filter",
         ),
         (
+            "deepseek",
+            "ds-pro",
+            402,
+            json!({"error": {"message": "Insufficient Balance", "type": "unknown_error", "param": null, "code": "invalid_request_error"}}),
+            429,
+            "insufficient_quota",
+        ),
+        (
+            "deepseek",
+            "ds-pro",
+            422,
+            json!({"error": {"message": "unknown variant", "type": "invalid_request_error", "param": null, "code": null}}),
+            422,
+            "",
+        ),
+        (
             "mammouth",
             "gpt41",
             400,
@@ -198,4 +214,43 @@ fn glm_gets_the_fields_that_it_knows() {
     assert_eq!((&sent["max_tokens"], sent.get("max_completion_tokens")), (&json!(9), None), "{sent}");
     assert_eq!(sent["temperature"], 0.4);
     assert_eq!(sent["model"].as_str().map(str::to_lowercase).as_deref(), Some("glm-4.6"));
+}
+
+#[test]
+fn deepseek_gets_the_thoughts_back_and_its_tokens_are_counted() {
+    let usage = json!({"prompt_tokens": 80, "completion_tokens": 12, "total_tokens": 92,
+                       "prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 16});
+    let upstream = Upstream::start(move |request, answer| {
+        let mut last = chunk(json!({}), Some("stop"));
+        last["usage"] = usage.clone();
+        if request.json()["stream"] == true {
+            let mut stream = answer.stream();
+            stream = stream.piece(": keep-alive\n\n");
+            stream.event(&chunk(json!({"reasoning_content": "hm"}), None)).event(&last).done();
+        } else {
+            let mut whole = completion("hi");
+            whole["usage"] = usage.clone();
+            let body = format!("\n\n\n{whole}");
+            answer.whole(200, &[("content-type", "application/json")], body.as_bytes());
+        }
+    });
+    let server = with("deepseek", "ds-flash", &upstream);
+    let turns = json!([
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "a", "content": "y"},
+    ]);
+    let reply = ask(&server, "ds-flash", &json!({"messages": turns, "max_completion_tokens": 9}));
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "hi", "{}", reply.text());
+    let sent = upstream.last().json();
+    assert_eq!((&sent["model"], &sent["max_tokens"]), (&json!("deepseek-flash"), &json!(9)), "{sent}");
+    assert_eq!(sent["messages"][1]["reasoning_content"], " ", "{sent}");
+    let text = ask(&server, "ds-flash", &json!({"stream": true})).text();
+    assert!(text.contains("\"reasoning_content\":\"hm\"") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    let counted = server.get("/api/usage").json()["by_model"]["ds-flash"].clone();
+    assert_eq!((&counted["input_tokens"], &counted["output_tokens"]), (&json!(160), &json!(24)), "{counted}");
+    // 16 fresh, 64 cached and 12 answer tokens, twice.
+    let cost = counted["cost_usd"].as_f64().expect("a cost");
+    let expected = 2.0 * (16.0 * 0.3 + 64.0 * 0.006 + 12.0 * 1.2) / 1e6;
+    assert!((cost - expected).abs() < 1e-9, "{cost} {expected}");
 }

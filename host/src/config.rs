@@ -37,7 +37,7 @@ pub(crate) use load::examine;
 pub use load::{Loaded, Origin, load, unknown_variables};
 pub use places::create_data_dir;
 pub use problem::{Place, Problem, Problems, Severity, Source, nearest};
-pub use provider::base_url;
+pub use provider::{address_wanted, base_url};
 pub use schema::check_providers;
 pub use show::show;
 

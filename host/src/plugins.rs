@@ -191,7 +191,8 @@ fn providers(
     let (mut made, mut useless) = (BTreeMap::new(), BTreeSet::new());
     for (id, serving) in plugins.iter_mut() {
         let generation = Arc::clone(serving);
-        let names = load::provider_names(settings, id);
+        let names = load::provider_names(settings, &generation.manifest);
+        let waits = names.is_empty();
         let (mut current, mut kept) = (0, 0);
         for name in names {
             let old = before.providers.get(&name);
@@ -211,7 +212,8 @@ fn providers(
             }
         }
         match before.plugins.get(id).filter(|_| kept > 0) {
-            _ if current > 0 => {}
+            // One that waits for its first section is none the worse.
+            _ if current > 0 || waits => {}
             Some(old) => *serving = Arc::clone(old),
             None => {
                 useless.insert(Arc::clone(id));

@@ -13,6 +13,23 @@ pub enum Part {
     CallBody(Range<usize>),
 }
 
+/// Headers that are the connection's or the gateway's; a request that sets one is refused. So is one that
+/// sets `authorization` or the manifest's own header for the key.
+pub const GATEWAY_HEADERS: [&str; 12] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "accept-encoding",
+    "proxy-authorization",
+    "user-agent",
+];
+
 /// An HTTP request to the provider's base URL or to an origin that its manifest names.
 ///
 /// Keys are not in it: the gateway adds what the manifest's `auth` says when it sends.

@@ -37,7 +37,8 @@ pub struct Manifest {
     pub base_url: String,
     /// Further origins (`https://host[:port]`) that its requests may go to.
     pub egress: Vec<String>,
-    /// The settings that it takes, as a JSON Schema object.
+    /// The settings that it takes, as a JSON Schema object. Its `required` may hold `base_url`: then
+    /// each provider is one that the operator gives an address, and there is none without.
     pub config: serde_json::Value,
     /// Seconds, where the gateway's defaults are too short for this upstream.
     pub timeouts: Timeouts,
@@ -90,6 +91,9 @@ pub struct Auth {
     pub env: Vec<String>,
     /// Whether requests are sent without a key too.
     pub optional: bool,
+    /// Whether that holds where the base URL is plain http, so the operator's own machine, and the
+    /// operator names no key.
+    pub optional_over_http: bool,
     /// Further origins that the key may be sent to.
     pub origins: Vec<String>,
 }
@@ -217,6 +221,12 @@ impl Manifest {
     /// The major number of the API it is built for.
     pub fn api_major(&self) -> Option<u64> {
         self.api.split('.').next()?.parse().ok()
+    }
+
+    /// Whether it serves nothing until the operator gives it an address.
+    pub fn needs_base_url(&self) -> bool {
+        let required = self.config.get("required").and_then(serde_json::Value::as_array);
+        self.base_url.is_empty() && required.into_iter().flatten().any(|name| name == "base_url")
     }
 
     /// Whether it can be asked for this operation.

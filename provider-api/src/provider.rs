@@ -158,6 +158,12 @@ impl Config {
         self.settings.get("base_url").and_then(serde_json::Value::as_str).unwrap_or("").trim_end_matches('/')
     }
 
+    /// The ids of the models that the operator names in the provider's section; may be empty.
+    pub fn models(&self) -> Vec<&str> {
+        let models = self.settings.get("models").and_then(serde_json::Value::as_array);
+        models.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
+    }
+
     /// A setting that the manifest declares; `None` if the operator did not set it.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Providers whose `<NAME>_BASE_URL` counts without a section of their own.
-const WELL_KNOWN: [&str; 5] = ["mammouth", "moonshot", "zai", "ollama", "echo"];
+const WELL_KNOWN: [&str; 7] = ["anthropic", "deepseek", "mammouth", "moonshot", "zai", "ollama", "echo"];
 
 /// Reads the table of all providers.
 pub(super) fn read(reading: &mut Reading, value: &Spanned<DeValue<'_>>) {
@@ -164,6 +164,18 @@ fn row(id: Option<&str>, value: &Spanned<DeValue<'_>>) -> Read<Model> {
     if model.id.is_empty() { input.wrong("the model has no `id`") } else { Ok(model) }
 }
 
+/// What is wrong with a provider that nobody gave an address, whose plugin has none.
+pub fn address_wanted(provider: &str) -> String {
+    format!(
+        "provider `{provider}` has no address: write base_url = \"https://HOST/v1\" under [provider.{provider}], or set {}",
+        base_url_variable(provider)
+    )
+}
+
+fn base_url_variable(provider: &str) -> String {
+    format!("{}_BASE_URL", provider.to_ascii_uppercase().replace(['-', '.'], "_"))
+}
+
 /// What the environment says about a provider's base URL (`<NAME>_BASE_URL`, for ollama also
 /// `OLLAMA_HOST`), with the variable's name.
 ///
@@ -173,8 +185,7 @@ pub fn base_url(
     provider: &str,
     environment: Environment<'_>,
 ) -> Result<Option<(String, String)>, (String, String)> {
-    let upper = provider.to_ascii_uppercase().replace(['-', '.'], "_");
-    let name = format!("{upper}_BASE_URL");
+    let name = base_url_variable(provider);
     let set = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
     if let Some(value) = set(&name) {
         return value::url(&value).map(|url| Some((url, name.clone()))).map_err(|wrong| (name, wrong));

@@ -55,7 +55,8 @@ pub fn check_providers(settings: &Settings, schemas: &BTreeMap<String, Value>) -
         let Some(table) = section.get_ref().as_table() else { continue };
         let own = settings.providers.get(name).and_then(|provider| provider.plugin.as_deref());
         let plugin = own.unwrap_or(name);
-        let mut check = Check { problems: &mut problems.list, provider: name };
+        let addressed = settings.providers.get(name).is_some_and(|provider| provider.base_url.is_some());
+        let mut check = Check { problems: &mut problems.list, provider: name, addressed };
         match schemas.get(plugin) {
             Some(schema) => check.section(schema, key, table),
             None => check.not_installed(plugin, key, schemas),
@@ -68,6 +69,8 @@ pub fn check_providers(settings: &Settings, schemas: &BTreeMap<String, Value>) -
 struct Check<'a> {
     problems: &'a mut Vec<Problem>,
     provider: &'a str,
+    /// Whether its base URL is known, from the file or elsewhere.
+    addressed: bool,
 }
 
 type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
@@ -127,7 +130,12 @@ impl Check<'_> {
     fn required(&mut self, schema: &Value, at: std::ops::Range<usize>, table: &DeTable<'_>, path: &str) {
         for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
             let Some(name) = name.as_str() else { continue };
-            if !table.keys().any(|key| key.get_ref() == name) {
+            if name == "base_url" && path.is_empty() {
+                if !self.addressed {
+                    let text = super::address_wanted(self.provider);
+                    self.problems.push(Problem::error(Place::File(at.clone()), text));
+                }
+            } else if !table.keys().any(|key| key.get_ref() == name) {
                 let text = format!("provider `{}` needs the setting `{path}{name}`", self.provider);
                 self.problems.push(Problem::error(Place::File(at.clone()), text));
             }

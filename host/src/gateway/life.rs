@@ -270,6 +270,7 @@ fn start_message(gateway: &Gateway, http: &[String], https: &[String]) -> String
         let hidden = source.models.len().saturating_sub(offered.len());
         let missing = match &source.key {
             crate::catalog::Key::Missing { env } => format!("  (no key: set {env})"),
+            _ if source.models.is_empty() && provider.base_url().is_empty() => String::new(),
             _ if source.models.is_empty() => {
                 format!("  (not reachable at {}: start it, or set its address)", provider.base_url())
             }
@@ -284,10 +285,11 @@ fn start_message(gateway: &Gateway, http: &[String], https: &[String]) -> String
             offered.len(),
         );
     }
+    text.push_str(&waiting(&snapshot));
     for refused in &snapshot.refused {
         let _ = writeln!(text, "  refused    {}: {}", refused.file.display(), refused.refused);
     }
-    if snapshot.providers.is_empty() {
+    if snapshot.plugins.is_empty() {
         let dirs: Vec<_> = settings.plugin_dirs.iter().map(|dir| dir.display().to_string()).collect();
         let _ = writeln!(text, "  plugins    none found; put .so files into {}", dirs.join(" or "));
     }
@@ -299,6 +301,19 @@ fn start_message(gateway: &Gateway, http: &[String], https: &[String]) -> String
             "\n  try it:\n  curl http://{at}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
             entry.name
         );
+    }
+    text
+}
+
+/// The plugins that serve nothing until a section of the settings makes a provider of them.
+fn waiting(snapshot: &plugins::Snapshot) -> String {
+    let mut text = String::new();
+    for (id, generation) in &snapshot.plugins {
+        if snapshot.providers.values().all(|provider| provider.generation.id != *id) {
+            let version = &generation.manifest.version;
+            let advice = format!("for [provider.NAME] sections with plugin = \"{id}\" and a base_url");
+            let _ = writeln!(text, "  plugin     {id} {version}: 0 models, 0 offered, 0 hidden  ({advice})");
+        }
     }
     text
 }

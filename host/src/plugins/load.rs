@@ -7,7 +7,10 @@ use std::{
     time::Instant,
 };
 
-use provider_api::{loader::Refused, model::Model};
+use provider_api::{
+    loader::Refused,
+    model::{Manifest, Model},
+};
 
 use super::{
     Generation, RefusedFile, Snapshot,
@@ -109,7 +112,7 @@ impl Store {
                     plugins.insert(id, generation.placed(file, sidecar));
                 }
                 None => {
-                    let apart = runs_apart(settings, &id);
+                    let apart = runs_apart(settings, &candidate.record.manifest);
                     let (file, id) = (candidate.file.clone(), Some(id));
                     let failed = self.failed.get(&candidate.sha256).cloned().map_or(Ok(()), Err);
                     match failed.and_then(|()| candidate.read()) {
@@ -221,7 +224,7 @@ fn try_all(work: &mut [Work], settings: &Settings) {
             scope.spawn(|| {
                 while let Some(Work { fresh, outcome, .. }) = next() {
                     let manifest = &fresh.record.manifest;
-                    let names = provider_names(settings, &manifest.id);
+                    let names = provider_names(settings, manifest);
                     let configs: Vec<_> =
                         names.iter().map(|name| provider::config(name, manifest, settings)).collect();
                     let began = Instant::now();
@@ -237,20 +240,25 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The providers that a plugin serves: one under its own name, and those whose sections name it.
-pub(super) fn provider_names(settings: &Settings, id: &str) -> Vec<Arc<str>> {
+/// The providers that a plugin serves: one under its own name, and those whose sections name it. A plugin
+/// without an address of its own has none under its own name unless that has one.
+pub(super) fn provider_names(settings: &Settings, manifest: &Manifest) -> Vec<Arc<str>> {
+    let id = manifest.id.as_str();
     let named = |name: &str| settings.providers.get(name).and_then(|section| section.plugin.as_deref());
-    let own = named(id).is_none_or(|plugin| plugin == id).then(|| id.into());
+    let useful = settings.providers.contains_key(id)
+        || !manifest.needs_base_url()
+        || !provider::base_url(id, None, manifest).is_empty();
+    let own = (useful && named(id).is_none_or(|plugin| plugin == id)).then(|| id.into());
     let others = settings.providers.keys().filter(|name| *name != id && named(name) == Some(id));
     own.into_iter().chain(others.map(|name| name.as_str().into())).collect()
 }
 
 /// Whether all providers of a plugin run in worker processes.
-fn runs_apart(settings: &Settings, id: &str) -> bool {
+fn runs_apart(settings: &Settings, manifest: &Manifest) -> bool {
     let apart = |name: &Arc<str>| {
         settings.providers.get(&**name).is_some_and(|section| section.isolation == Isolation::Process)
     };
-    let names = provider_names(settings, id);
+    let names = provider_names(settings, manifest);
     !names.is_empty() && names.iter().all(apart)
 }
 

@@ -12,6 +12,7 @@ use memchr::memmem::Finder;
 use provider_api::{
     Fault, FaultKind,
     exchange::{Asked, Begin, BodyPart, PANIC_LEVEL},
+    http::GATEWAY_HEADERS,
     loader::Refused,
     model::{Auth, Manifest, Model, Offer},
 };
@@ -28,22 +29,6 @@ use crate::{
     config::{self, Isolation, ProviderSettings, Settings},
     upstream::{Origin, Request},
 };
-
-/// Headers that belong to the connection or to the host.
-const HOST_HEADERS: [&str; 12] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "upgrade",
-    "te",
-    "trailer",
-    "expect",
-    "accept-encoding",
-    "proxy-authorization",
-    "user-agent",
-];
 
 /// Most characters of an upstream's words in `GET /api/channels`.
 const MAX_SHOWN_ERROR: usize = 300;
@@ -98,7 +83,16 @@ impl Provider {
         let manifest = &generation.manifest;
         let section = settings.providers.get(&**name).cloned().unwrap_or_default();
         let base_url = base_url(name, section.base_url.as_deref(), manifest);
-        let auth = manifest.auth.clone().filter(|auth| auth.kind != "none" && !auth.kind.is_empty());
+        if base_url.is_empty() && manifest.needs_base_url() {
+            return Err(Refused::new("bad_config", config::address_wanted(name)));
+        }
+        // A provider that sends no requests has no address.
+        let address = if base_url.is_empty() { "http://localhost" } else { base_url.as_str() };
+        let (base, _) = Origin::split(address).ok_or_else(|| {
+            let text = "its base URL is not an absolute http or https URL without credentials";
+            Refused::new("bad_config", format!("provider `{name}`: {text}"))
+        })?;
+        let auth = auth(name, &section, manifest, &base);
         // What is known about a key outlives the plugin's version.
         let channels = channels(name, &section, auth.as_ref(), before.map(|before| &before.channels));
         channels.switch(&Switches::read(&settings.data_dir));
@@ -114,12 +108,6 @@ impl Provider {
         {
             return Ok(Arc::clone(old));
         }
-        // A provider that sends no requests has no address.
-        let address = if base_url.is_empty() { "http://localhost" } else { base_url.as_str() };
-        let (base, _) = Origin::split(address).ok_or_else(|| {
-            let text = "its base URL is not an absolute http or https URL without credentials";
-            Refused::new("bad_config", format!("provider `{name}`: {text}"))
-        })?;
         let runner = match same_object {
             Some(old) => Arc::clone(&old.runner),
             None => Arc::new(runner(name, generation, &config, apart)?),
@@ -353,6 +341,18 @@ impl Provider {
     }
 }
 
+/// Where the provider's key goes and comes from; `None` if there is none.
+fn auth(name: &str, section: &ProviderSettings, manifest: &Manifest, base: &Origin) -> Option<Auth> {
+    let mut auth = manifest.auth.clone().filter(|auth| auth.kind != "none" && !auth.kind.is_empty())?;
+    if manifest.needs_base_url() && *name != manifest.id {
+        // Each of its providers is another service, which must not get the others' key.
+        auth.env.clear();
+    }
+    let named = section.key_env.is_some() || section.key_file.is_some();
+    auth.optional |= auth.optional_over_http && !named && !base.secure;
+    Some(auth)
+}
+
 /// The channels of a provider's keys; what is known about those that stay is kept.
 fn channels(
     name: &Arc<str>,
@@ -382,7 +382,7 @@ fn header_is_fine(name: &str, value: &[u8]) -> bool {
     !name.is_empty()
         && name.bytes().all(token)
         && value.iter().all(|byte| *byte == b'\t' || (*byte >= 0x20 && *byte != 0x7f))
-        && !HOST_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name))
+        && !GATEWAY_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 fn body_pieces(asked: &Asked<'_>, call_body: &Bytes) -> Option<Vec<Bytes>> {
@@ -432,17 +432,22 @@ fn runner(name: &Arc<str>, generation: &Generation, config: &[u8], apart: bool) 
     })
 }
 
-/// What the plugin is given: its own settings and the base URL in force.
+/// What the plugin is given: its own settings, the base URL in force and the models that the section names.
 pub(super) fn config(name: &str, manifest: &Manifest, settings: &Settings) -> Vec<u8> {
     let section = settings.providers.get(name);
     let mut config = section.map(|section| section.settings.clone()).unwrap_or_default();
     let base_url = base_url(name, section.and_then(|section| section.base_url.as_deref()), manifest);
     config.insert("base_url".into(), base_url.into());
+    let models: Vec<&str> =
+        section.into_iter().flat_map(|section| &section.models).map(|model| model.id.as_str()).collect();
+    if !models.is_empty() {
+        config.insert("models".into(), models.into());
+    }
     serde_json::to_vec(&config).unwrap_or_default()
 }
 
 /// The section's, which the environment's may stand in for, else the manifest's own.
-fn base_url(name: &str, section: Option<&str>, manifest: &Manifest) -> String {
+pub(super) fn base_url(name: &str, section: Option<&str>, manifest: &Manifest) -> String {
     let environment = || config::base_url(name, &|name| std::env::var(name).ok()).ok().flatten();
     let url = section.map(str::to_owned).or_else(|| environment().map(|(url, _)| url));
     let url = url.unwrap_or_else(|| manifest.base_url.clone());

@@ -27,7 +27,10 @@ pub(super) fn models(gateway: &Gateway) -> String {
         let mut rows: Vec<&Arc<Entry>> =
             known.entries().iter().filter(|entry| entry.provider == provider.name).collect();
         if rows.is_empty() {
-            let _ = writeln!(out, "no models; is it running at {}?", provider.base_url());
+            let _ = match provider.source().key {
+                Key::Missing { env } => writeln!(out, "no models; set {env}"),
+                _ => writeln!(out, "no models; is it running at {}?", provider.base_url()),
+            };
             continue;
         }
         rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -64,7 +67,8 @@ fn table(out: &mut String, rows: &[&Arc<Entry>]) {
 /// Whether its models are what happens to be installed where it runs.
 fn is_local(provider: &Provider) -> bool {
     let manifest = &provider.generation.manifest;
-    manifest.models.is_empty() && manifest.offers_operation("models")
+    let own = provider.base_url().starts_with("http://");
+    own && manifest.models.is_empty() && manifest.offers_operation("models")
 }
 
 /// A provider's name for people: the plugin's own, unless the operator gave it another.

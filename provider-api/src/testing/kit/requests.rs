@@ -4,25 +4,9 @@ use super::{Bench, Case, Found, Miss, Outcome, Runner, calm, ensure, kind_name, 
 use crate::{
     abi::FaultKind,
     exchange::Begin,
+    http::GATEWAY_HEADERS,
     testing::{Request, kit::manifest::origin},
 };
-
-/// Headers that belong to the connection, to the gateway or to the key.
-const NOT_THE_PLUGINS: [&str; 13] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "upgrade",
-    "te",
-    "trailer",
-    "expect",
-    "accept-encoding",
-    "proxy-authorization",
-    "user-agent",
-    "authorization",
-];
 
 pub(super) fn checks(runner: &mut Runner<'_>, bench: &Bench<'_>) {
     runner.check("requests: allowed", || allowed(bench));
@@ -71,7 +55,8 @@ fn request_is_fine(bench: &Bench<'_>, request: &Request) -> Result<(), Miss> {
             .auth
             .as_ref()
             .is_some_and(|auth| auth.kind == "header" && auth.name.eq_ignore_ascii_case(name));
-        ensure(!key && !NOT_THE_PLUGINS.contains(&lower.as_str()), || {
+        let key = key || lower == "authorization";
+        ensure(!key && !GATEWAY_HEADERS.contains(&lower.as_str()), || {
             format!("the header `{name}` is the gateway's to set")
         })?;
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&byte);

@@ -18,7 +18,8 @@ pub(super) fn good(subject: &Subject<'_>) -> String {
         settings.insert("base_url".into(), "http://127.0.0.1:9".into());
     }
     let required = manifest.config.get("required").and_then(Value::as_array);
-    for name in required.into_iter().flatten().filter_map(Value::as_str) {
+    let required = required.into_iter().flatten().filter_map(Value::as_str);
+    for name in required.filter(|name| *name != "base_url") {
         let schema = &manifest.config["properties"][name];
         settings.insert(name.into(), example(schema));
     }
