@@ -237,7 +237,8 @@ fn check_layout(header: &'static LibHeader) -> Result<(), Refused> {
     let ours = <ProviderModule_Ref as StableAbi>::LAYOUT;
     let check = check_layout_compatibility_with_globals;
     check(ours, theirs, &CheckingGlobals::new())
-        .or_else(|_| check(theirs, ours, &CheckingGlobals::new()))
+        // What the first way found is told: there, the gateway is what is expected.
+        .or_else(|error| check(theirs, ours, &CheckingGlobals::new()).map_err(|_| error))
         .map_err(|error| layout_refusal(&error.to_string()))
 }
 
@@ -245,6 +246,7 @@ fn check_layout(header: &'static LibHeader) -> Result<(), Refused> {
 fn layout_refusal(text: &str) -> Refused {
     let mut lines = text.lines();
     let first = lines.find(|line| line.starts_with("Error:")).unwrap_or("Error: another ABI");
+    let first = first.trim_start_matches("Error:");
     let short: Vec<&str> = std::iter::once(first).chain(lines.take(4)).map(str::trim).collect();
     let message = format!(
         "its layout is not this gateway's ({}); build it with the same provider-api major version",
@@ -282,9 +284,11 @@ fn sealed_copy(bytes: &[u8]) -> std::io::Result<File> {
             rustix::fs::memfd_create("plugin", flags)
         })?);
     file.write_all(bytes)?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    )?;
+    // `WRITE` looks at who else holds the file's pages, and where the kernel itself does for a moment it fails
+    // (EBUSY, one in some thousand files). Nothing has mapped the file, so later writes are all there could
+    // be. Kernels before 5.1 have only the first.
+    let rest = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let seal = |writes| rustix::fs::fcntl_add_seals(&file, writes | rest);
+    seal(SealFlags::FUTURE_WRITE).or_else(|_| seal(SealFlags::WRITE))?;
     Ok(file)
 }

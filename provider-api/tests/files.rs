@@ -1,6 +1,8 @@
 //! Files that are no usable plugin are refused by their bytes, each with its reason; none is opened.
 
-use provider_api::loader::{open, vet};
+use std::{io::ErrorKind, os::unix::fs::FileExt};
+
+use provider_api::loader::{Sealed, open, vet};
 
 use crate::echo;
 
@@ -102,4 +104,13 @@ fn a_whole_plugin_is_read_and_opened() {
     assert!(record.rustc.starts_with("rustc "), "{}", record.rustc);
     let module = open(&file).expect("opens");
     assert_eq!(module.build().rustc.as_str(), record.rustc);
+}
+
+#[test]
+fn a_copy_that_is_opened_cannot_change() {
+    let sealed = Sealed::new(&echo()).expect("a copy");
+    let file = sealed.file();
+    for changed in [file.write_at(b"x", 100).map(drop), file.set_len(10), file.set_len(1 << 30)] {
+        assert_eq!(changed.expect_err("sealed").kind(), ErrorKind::PermissionDenied);
+    }
 }
