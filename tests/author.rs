@@ -23,7 +23,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Where the crates of these tests are compiled: dependencies are kept from one run to the next.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     let tests = std::env::current_exe().expect("this program's path");
     tests.ancestors().nth(3).expect("the target directory").join("author")
 }

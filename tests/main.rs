@@ -44,4 +44,5 @@ mod stream;
 mod tidy;
 mod tiny;
 mod tls;
+mod versions;
 mod worker;
