@@ -126,6 +126,8 @@ where
     let cores = Arc::new(Cores::start());
     let doors = TaskTracker::new();
     for Listening { door, socket, handed_over } in sockets.0 {
+        // Accepts where it serves: see there.
+        let entered = cores.first().enter();
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -133,6 +135,7 @@ where
                 continue;
             }
         };
+        drop(entered);
         let server = Server {
             shared: Arc::clone(&shared),
             handler: handler.clone(),
@@ -141,9 +144,9 @@ where
         };
         let listener = Listener::new(door, &socket, (Arc::clone(&gate), Arc::clone(&cores)), server);
         let (drain, closing) = (Arc::clone(&shared.drain), Arc::clone(&closing));
-        doors.spawn(listener.run(socket, async move {
-            if handed_over { drain.told().await } else { closing.told.cancelled().await }
-        }));
+        let end =
+            async move { if handed_over { drain.told().await } else { closing.told.cancelled().await } };
+        doors.spawn_on(listener.run(socket, end), cores.first());
     }
     doors.close();
     shared.drain.told().await;
@@ -254,17 +257,25 @@ where
                 Error::unavailable("too many connections are open; try again", Duration::from_secs(1));
             return self.refuse(stream, error.code("overloaded"));
         };
-        let Ok(stream) = stream.into_std() else { return };
         let server = self.server.clone();
+        let (core, seat) = self.cores.seat();
+        let Some(core) = core else {
+            self.server.tasks.spawn(async move {
+                server.connection(stream, peer).await;
+                drop((place, seat));
+            });
+            return;
+        };
+        let Ok(stream) = stream.into_std() else { return };
         let connection = async move {
             // From here on the socket belongs to that core's reactor.
             match TcpStream::from_std(stream) {
                 Ok(stream) => server.connection(stream, peer).await,
                 Err(error) => warn!(%error, "a connection cannot be watched"),
             }
-            drop(place);
+            drop((place, seat));
         };
-        self.server.tasks.spawn_on(connection, self.cores.next());
+        self.server.tasks.spawn_on(connection, core);
     }
 
     /// Tells the peer why over plain HTTP; over TLS it would cost a handshake, so the socket just closes.

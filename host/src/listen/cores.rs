@@ -1,12 +1,16 @@
 //! A thread a core, each with a runtime of its own: a connection and everything it asks for stay on one,
 //! so that nothing is handed between threads on a request's way.
 //!
-//! Connections are dealt out in turn. One runtime whose threads take each other's work cost more per
-//! request: its wake-ups are system calls.
+//! The first accepts and keeps a connection unless another core has fewer: a handover is a wake-up of a
+//! sleeping thread, which a quiet server would pay with every connection. One runtime whose threads take
+//! each other's work cost more per request: its wake-ups are system calls.
 
 use std::{
     num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::available_parallelism,
 };
 
@@ -15,9 +19,23 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The cores' runtimes; their threads end when this is dropped.
 pub(super) struct Cores {
-    handles: Vec<Handle>,
-    next: AtomicUsize,
+    cores: Vec<Core>,
     _end: DropGuard,
+}
+
+/// One runtime and how many connections it has.
+struct Core {
+    handle: Handle,
+    open: Arc<AtomicUsize>,
+}
+
+/// A connection's place on a core; dropping it gives the place back.
+pub(super) struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Cores {
@@ -30,12 +48,23 @@ impl Cores {
             tracing::warn!("no threads can be started; one does all");
             handles.push(Handle::current());
         }
-        Self { handles, next: AtomicUsize::new(0), _end: end.drop_guard() }
+        let cores = handles.into_iter().map(|handle| Core { handle, open: Arc::default() }).collect();
+        Self { cores, _end: end.drop_guard() }
     }
 
-    /// The one whose turn it is.
-    pub(super) fn next(&self) -> &Handle {
-        &self.handles[self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len()]
+    /// The one that accepts.
+    pub(super) fn first(&self) -> &Handle {
+        &self.cores[0].handle
+    }
+
+    /// Where a new connection goes: to the core with the fewest, and to the one that accepts if that has no
+    /// more than others. `None` for the handle: stay where you are.
+    pub(super) fn seat(&self) -> (Option<&Handle>, Seat) {
+        let loads = self.cores.iter().map(|core| core.open.load(Ordering::Relaxed));
+        let least = loads.enumerate().min_by_key(|(_, open)| *open).map_or(0, |(index, _)| index);
+        let core = &self.cores[least];
+        core.open.fetch_add(1, Ordering::Relaxed);
+        ((least > 0).then_some(&core.handle), Seat(Arc::clone(&core.open)))
     }
 }
 
