@@ -1,6 +1,7 @@
 //! The log's own thread: takes what gathered for a moment and writes it in one piece.
 //!
-//! One write and one wake-up for many lines is what makes a line a request cheap.
+//! One write for many lines is what makes a line a request cheap. While lines keep coming the thread wakes by
+//! its own clock, so that no request has to wake it; a wake-up costs more than the line.
 
 use std::{
     io::Write,
@@ -12,7 +13,7 @@ use std::{
 const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// How long lines gather.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// How long the end waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -72,9 +73,11 @@ impl Writer {
 
     fn run(&self, mut out: impl Write) {
         let mut lines = Vec::new();
+        let mut quiet = true;
         loop {
             let mut state = self.lock();
-            while state.waiting.is_empty() && !state.stopping {
+            // Nothing came while the last lines were written and gathered: a quiet time.
+            while quiet && state.waiting.is_empty() && !state.stopping {
                 state.asleep = true;
                 state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -82,6 +85,7 @@ impl Writer {
                 let gathered = self.0.changed.wait_timeout_while(state, GATHER, |state| !state.stopping);
                 state = gathered.unwrap_or_else(PoisonError::into_inner).0;
             }
+            quiet = state.waiting.is_empty();
             std::mem::swap(&mut lines, &mut state.waiting);
             let (lost, stopping) = (std::mem::take(&mut state.lost), state.stopping);
             drop(state);
