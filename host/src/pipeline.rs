@@ -1,6 +1,6 @@
 //! The request: each step in its order, from the checks at the door to the entry in the books.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -91,12 +91,15 @@ where
         }
     };
     let mut ledger = Some(Ledger::open(&gateway.account, Arc::clone(id), caller.address));
-    let answered = async {
-        let permit = gateway.in_flight.enter()?;
-        let body = limits::read_body(body, head, &gateway.shared.limits.load()).await?;
-        operation(gateway, Chat::parse(body)?, permit, &mut ledger).await
+    let answered = {
+        // Pinned here: a future that is handed on by value is held twice, and this is the whole request.
+        let work = pin!(async {
+            let permit = gateway.in_flight.enter()?;
+            let body = limits::read_body(body, head, &gateway.shared.limits.load()).await?;
+            operation(gateway, Chat::parse(body)?, permit, &mut ledger).await
+        });
+        drain.unless_cut(work).await
     };
-    let answered = drain.unless_cut(answered).await;
     settled(answered, ledger)
 }
 

@@ -302,7 +302,8 @@ impl Run {
             let (id, sent) = (*id, sending.await);
             self.sending = None;
             return match sent {
-                Ok(response) => self.stream_answer(id, response).await,
+                // Boxed: it happens once, and every stream would carry its room to the end.
+                Ok(response) => Box::pin(self.stream_answer(id, response)).await,
                 Err(error) => self.transport_failed(id, &error).await,
             };
         }

@@ -4,6 +4,7 @@
 //! Nothing is followed, decoded or repeated here; every oddity of an answer is an error.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     io::IoSlice,
     net::SocketAddr,
@@ -11,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -18,7 +20,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustls::{ClientConfig, pki_types::ServerName};
 use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 
@@ -37,8 +39,16 @@ const MAX_IDLE_PER_ORIGIN: usize = 256;
 /// More than a machine of this kind has cores.
 const SHARDS: usize = 16;
 
+/// Most that one read brings.
+const READ_BYTES: usize = 16 << 10;
+
 /// Requests up to this size are sent as one buffer: one system call, one small copy.
 const COALESCE_BYTES: usize = 32 << 10;
+
+thread_local! {
+    /// Where sockets are read into: who waits for an upstream holds no memory for what may come.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
 
 /// What went wrong below HTTP. The texts name no address and no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -330,9 +340,16 @@ async fn write_pieces(io: &mut Io, mut pieces: Vec<Bytes>) -> std::io::Result<()
 impl Connection {
     /// Reads once; 0 is the end.
     async fn fill(&mut self) -> Result<usize, TransportError> {
-        self.buffer.reserve(16 << 10);
-        let read = self.io.read_buf(&mut self.buffer).await;
-        read.map_err(|error| TransportError::Closed(error.kind().to_string()))
+        let Self { io, buffer, .. } = self;
+        let read = std::future::poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut read = ReadBuf::new(scratch);
+                std::task::ready!(std::pin::Pin::new(&mut *io).poll_read(cx, &mut read))?;
+                buffer.extend_from_slice(read.filled());
+                Poll::Ready(std::io::Result::Ok(read.filled().len()))
+            })
+        });
+        read.await.map_err(|error| TransportError::Closed(error.kind().to_string()))
     }
 }
 

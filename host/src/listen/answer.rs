@@ -82,7 +82,8 @@ where
     let has_body = !request.body().is_end_stream();
     // hyper ends the connection behind such a request by itself.
     let twice = pulse.is_framed_twice() && request.headers().contains_key(header::TRANSFER_ENCODING);
-    let answering = (!twice).then(|| handler(peer, request));
+    // Boxed: hyper keeps room for this future as long as the connection lives.
+    let answering = (!twice).then(|| Box::pin(handler(peer, request)));
     async move {
         let mut response = match answering {
             Some(answering) => answering.await,

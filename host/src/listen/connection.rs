@@ -72,6 +72,12 @@ where
         if peer.door == Door::Http {
             return self.http1(stream, peer, pulse, |stream| stream).await;
         }
+        // Boxed: a plain connection would carry the room for TLS and HTTP/2.
+        Box::pin(self.secure(stream, peer, pulse, header)).await;
+    }
+
+    /// Shakes hands within `header` and serves what was agreed on.
+    async fn secure(self, stream: Watched, peer: Peer, pulse: Arc<Pulse>, header: Duration) {
         let Some(tls) = self.shared.tls.load_full() else { return };
         let acceptor = TlsAcceptor::from(tls);
         let accepted = tokio::select! {

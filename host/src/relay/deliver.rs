@@ -72,7 +72,7 @@ impl Delivery {
                 biased;
                 // What it holds back when it is dropped was not handed out, and follows below.
                 next = self.next(&mut out) => next,
-                () = &mut time_is_up => return self.cut(out).await,
+                () = &mut time_is_up => return Box::pin(self.cut(out)).await,
             };
             match next {
                 Ok(Next::More(piece)) => out.send(piece).await,
