@@ -9,6 +9,7 @@ use std::{
     io::{Read, Write},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use abi_stable::{
@@ -18,7 +19,10 @@ use abi_stable::{
     std_types::RResult,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rustix::fs::{MemfdFlags, OFlags, SealFlags};
+use rustix::{
+    fs::{MemfdFlags, OFlags, SealFlags},
+    mm::{Advice, madvise},
+};
 
 use crate::{
     abi::{BuildInfo, ProviderModule_Ref, RECORD_HEAD, RECORD_MAGIC},
@@ -34,6 +38,9 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Name of the one symbol: abi_stable 0.11's spelling of its root module loader.
 const SYMBOL: &[u8] = b"_1as_0lib_1header_0root_bmodule_bloader\0";
+
+/// Held while the mappings of plugins change.
+static MAPPING: Mutex<()> = Mutex::new(());
 
 /// Why a file is not loaded: a code for programs, and one line that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -201,6 +208,7 @@ fn unmappable(error: std::io::Error) -> Refused {
 }
 
 fn open_path(path: &Path) -> Result<Module, Refused> {
+    let _one_at_a_time = MAPPING.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the file is a plugin by its record, so its initialisers are Rust's own; that it was built
     // with `export_provider!` is what the operator vouches for by putting it into the plugin directory.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
@@ -258,6 +266,50 @@ fn layout_refusal(text: &str) -> Refused {
 fn one_line(text: &str) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().take(300).collect()
+}
+
+/// Gives back the memory of code that was needed to start or to load and may not be needed again: pages of the
+/// program and of plugins that nobody wrote to. They are mapped again when they are used.
+///
+/// Returns how many bytes were given back.
+pub fn release_code() -> usize {
+    let _no_loading = MAPPING.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(program) = std::fs::read_link("/proc/self/exe") else { return 0 };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return 0 };
+    let mut released = 0;
+    let mut range = None;
+    let mut resident = 0;
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match (words.next().unwrap_or(""), words.next().unwrap_or("")) {
+            ("Rss:", kib) => resident = kib.parse::<usize>().unwrap_or(0) << 10,
+            // Nothing in it was written to, by relocation either, so that the file is all there is to it.
+            ("Anonymous:", "0") => {
+                let Some((start, end)) = range.take() else { continue };
+                let start = std::ptr::without_provenance_mut(start);
+                // SAFETY: the mapping is of a file, cannot be written to, and holds nothing but the file's
+                // bytes, which for the program cannot change while it runs and for plugins are sealed; it
+                // is never unmapped: the program's never is, and plugins are mapped under the lock.
+                let advised = unsafe { madvise(start, end, Advice::LinuxDontNeed) };
+                released += if advised.is_ok() { resident } else { 0 };
+            }
+            (span, "r--p" | "r-xp") => range = code_range(span, words.nth(3), &program),
+            (span, _) if span.contains('-') => range = None,
+            _ => {}
+        }
+    }
+    released
+}
+
+/// Start and length of a mapping of the program or of a plugin.
+fn code_range(span: &str, path: Option<&str>, program: &Path) -> Option<(usize, usize)> {
+    let path = path?;
+    if Path::new(path) != program && path != "/memfd:plugin" {
+        return None;
+    }
+    let (start, end) = span.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    Some((start, usize::from_str_radix(end, 16).ok()?.checked_sub(start)?))
 }
 
 /// Closes every descriptor from this number on: for a process that was started to open one plugin and has

@@ -96,6 +96,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
 /// Puts in force what changes in the plugin directories. Looking costs less than being told would risk: it
 /// misses nothing on network file systems, nor a directory that appears later.
 async fn watching(gateway: Arc<Gateway>) {
+    // What starting and loading touched is given back when they are over.
+    let mut settled = false;
     loop {
         tokio::time::sleep(PLUGIN_PERIOD).await;
         let blocking = Arc::clone(&gateway);
@@ -103,10 +105,15 @@ async fn watching(gateway: Arc<Gateway>) {
             let changed = blocking.plugins.look(&blocking.settings.load());
             if changed {
                 blocking.rebuild_catalog();
+            } else if !settled {
+                let bytes = provider_api::loader::release_code();
+                tracing::debug!(bytes, "memory of code that is not in use was given back");
             }
             changed
         });
-        if looked.await.unwrap_or(false) {
+        let changed = looked.await.unwrap_or(false);
+        settled = !changed;
+        if changed {
             gateway.discover(Duration::ZERO).await;
         }
     }
