@@ -38,7 +38,7 @@ fn process(id: u32) -> Option<(u32, String)> {
 }
 
 /// The worker of a provider, if it has one.
-fn worker(server: &Server, provider: &str) -> Option<u32> {
+pub fn worker(server: &Server, provider: &str) -> Option<u32> {
     let processes = fs::read_dir("/proc").expect("processes").flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_it = |id: &u32| {

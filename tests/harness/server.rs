@@ -291,6 +291,16 @@ impl Server {
         self.log.text()
     }
 
+    /// How much it has written so far, for [`Server::log_from`].
+    pub fn log_length(&self) -> usize {
+        self.log.0.lock().expect("the log").len()
+    }
+
+    /// What it has written since.
+    pub fn log_from(&self, length: usize) -> String {
+        self.log.0.lock().expect("the log")[length..].to_owned()
+    }
+
     /// Waits until a line of its output contains this; gives the last one that does.
     #[track_caller]
     pub fn logged(&self, text: &str) -> String {
@@ -358,7 +368,11 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- the server wrote:\n{}", self.log.text());
+            let text = self.log.text();
+            // Of much, the end.
+            let from = text.len().saturating_sub(256 << 10);
+            let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            eprintln!("--- the server wrote:\n{}", &text[from..]);
         }
     }
 }

@@ -158,6 +158,7 @@ type Script = dyn Fn(&Recorded, &mut Answer<'_>) + Send + Sync;
 struct Log {
     requests: Mutex<Vec<Recorded>>,
     arrived: Condvar,
+    forgets: bool,
 }
 
 /// The server.
@@ -169,9 +170,18 @@ pub struct Upstream {
 impl Upstream {
     /// Starts one that answers every request by `script`, each connection in its own thread.
     pub fn start(script: impl Fn(&Recorded, &mut Answer<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(script, Log::default())
+    }
+
+    /// The same, but it remembers no request: for millions of them.
+    pub fn forgetful(script: impl Fn(&Recorded, &mut Answer<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(script, Log { forgets: true, ..Log::default() })
+    }
+
+    fn serving(script: impl Fn(&Recorded, &mut Answer<'_>) + Send + Sync + 'static, log: Log) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let log = Arc::new(Log::default());
+        let log = Arc::new(log);
         let (shared, script): (_, Arc<Script>) = (Arc::clone(&log), Arc::new(script));
         std::thread::spawn(move || {
             for (connection, socket) in listener.incoming().enumerate() {
@@ -229,11 +239,13 @@ fn serve(socket: TcpStream, connection: usize, log: &Log, script: &Script) {
     let mut socket = socket;
     socket.set_nodelay(true).expect("no delay");
     while let Some(mut request) = read(&mut reader) {
-        let mut requests = log.requests.lock().expect("the log");
-        (request.number, request.connection) = (requests.len(), connection);
-        requests.push(request.clone());
-        drop(requests);
-        log.arrived.notify_all();
+        if !log.forgets {
+            let mut requests = log.requests.lock().expect("the log");
+            (request.number, request.connection) = (requests.len(), connection);
+            requests.push(request.clone());
+            drop(requests);
+            log.arrived.notify_all();
+        }
         let mut answer = Answer { socket: &mut socket, alive: true };
         script(&request, &mut answer);
         if !answer.alive {

@@ -131,7 +131,9 @@ pub(crate) fn examine(args: &ServerArgs, environment: Environment<'_>) -> Loaded
     provider::base_urls(&mut reading, environment);
     places::finish(&mut reading);
     check(&mut reading);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // The hard limit: the server takes all that it may have. Where somebody lowers the soft one for a while,
+    // a reload just then must not cap requests until the next.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     descriptors(&mut reading, limit);
     reading.problems.sort();
     let Reading { settings, origins, mut problems } = reading;
