@@ -226,3 +226,12 @@ fn a_section_that_is_added_serves_after_a_reload() {
         (server.chat(&hello("late/a", false)).status == 200).then_some(())
     });
 }
+
+#[test]
+fn the_readmes_sections_are_right() {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("README.md");
+    let (_, block) = readme.split_once("```\n[provider.groq]").expect("the sections");
+    let block = format!("[provider.groq]{}", block.split("```").next().expect("an end"));
+    assert_eq!(setup(&block).args(&["check"]).run().status.code(), Some(0), "{block}");
+}
