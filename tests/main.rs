@@ -3,6 +3,7 @@
 mod harness;
 
 mod access;
+mod anthropic;
 mod api;
 mod author;
 mod breaker;

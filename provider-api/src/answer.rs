@@ -103,8 +103,12 @@ pub fn usage_json(usage: &Usage) -> String {
         "{{\"prompt_tokens\":{input},\"completion_tokens\":{output},\"total_tokens\":{}",
         input.saturating_add(output)
     );
-    if let Some(cached) = usage.cache_read {
-        let _ = write!(text, ",\"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}");
+    let written = usage.cache_write.map(|short| short.saturating_add(usage.cache_write_1h.unwrap_or(0)));
+    let details = [("cached_tokens", usage.cache_read), ("cache_write_tokens", written)];
+    let details: Vec<String> =
+        details.iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", (*value)?))).collect();
+    if !details.is_empty() {
+        let _ = write!(text, ",\"prompt_tokens_details\":{{{}}}", details.join(","));
     }
     if let Some(reasoning) = usage.reasoning {
         let _ = write!(text, ",\"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning}}}");

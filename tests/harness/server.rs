@@ -20,8 +20,8 @@ pub const SERVER: &str = env!("CARGO_BIN_EXE_sigoREST");
 /// The command line program.
 pub const CLI: &str = env!("CARGO_BIN_EXE_sigoE");
 /// The plugins that the project ships.
-pub const PLUGINS: [&str; 7] =
-    ["deepseek", "echo", "mammouth", "moonshot", "ollama", "openai-compatible", "zai"];
+pub const PLUGINS: [&str; 8] =
+    ["anthropic", "deepseek", "echo", "mammouth", "moonshot", "ollama", "openai-compatible", "zai"];
 
 /// The file that the build left for a plugin.
 pub fn plugin_file(id: &str) -> PathBuf {
