@@ -15,62 +15,126 @@ use crate::{
 /// Where the plot goes, beside the other results of a build.
 const PLOT: &str = "build/growth.svg";
 
+/// Most that the cost of a request may differ between the sizes of what it does not depend on.
+const FLAT: f64 = 0.15;
+
 /// One measured curve.
 struct Curve {
     name: &'static str,
     points: Vec<(f64, f64)>,
 }
 
+impl Curve {
+    fn new(name: &'static str) -> Self {
+        Self { name, points: Vec::new() }
+    }
+}
+
 /// Measures every curve, prints a table and writes the plot.
 pub async fn all(binary: &Path, plugins: &Path) -> Result<(), Box<dyn Error>> {
     let dir = std::env::temp_dir().join(format!("sigorest-growth-{}", std::process::id()));
     let (_mock, upstream) = process::mock().await?;
-    let mut curves = Vec::new();
-    let mut curve = Curve { name: "models", points: Vec::new() };
-    for count in [10, 100, 1_000, 10_000] {
-        let at = dir.join(format!("models-{count}"));
-        let rows: String = (0..count).map(|n| format!("m{n},model-{n}\n")).collect();
-        let own = at.join("plugins");
-        copy(plugins, &own)?;
-        std::fs::write(own.join("mammouth.models.csv"), format!("shortcode,id\n{rows}"))?;
-        let (gateway, port) = process::gateway(binary, &own, &at, upstream).await?;
-        curve.points.push((f64::from(count), cost(&gateway, port, 190).await?));
-    }
-    curves.push(curve);
-    let mut curve = Curve { name: "sessions on disk", points: Vec::new() };
-    for count in [0, 1_000, 10_000] {
-        let at = dir.join(format!("sessions-{count}"));
-        let sessions = at.join("data/.sessions");
-        std::fs::create_dir_all(&sessions)?;
-        for n in 0..count {
-            std::fs::write(sessions.join(format!("gpt41-s{n}.json")), "{\"history\":[]}")?;
-        }
-        let (gateway, port) = process::gateway(binary, plugins, &at, upstream).await?;
-        curve.points.push((f64::from(count), cost(&gateway, port, 190).await?));
-    }
-    curves.push(curve);
-    let (gateway, port) = process::gateway(binary, plugins, &dir.join("streams"), upstream).await?;
-    let mut curve = Curve { name: "open idle streams", points: Vec::new() };
-    let mut open = Vec::new();
-    for count in [1usize, 10, 100, 1_000] {
-        while open.len() < count {
-            let request = post(port, "/v1/chat/completions", &body("idle/gpt-4.1", 10, ",\"stream\":true"));
-            let mut client = Client::new(port, request).await?;
-            client.open().await?;
-            open.push(client);
-        }
-        curve.points.push((count as f64, cost(&gateway, port, 190).await?));
-    }
-    drop(open);
-    curves.push(curve);
-    let mut curve = Curve { name: "body KB", points: Vec::new() };
-    for kilobytes in [1usize, 10, 100, 1_000] {
-        curve.points.push((kilobytes as f64, cost(&gateway, port, kilobytes * 200).await?));
-    }
-    curves.push(curve);
+    let bench = Bench { binary, plugins, dir: &dir, upstream };
+    let mut curves = vec![bench.models().await?, bench.plugins().await?, bench.sessions().await?];
+    curves.extend(bench.streams_and_bodies().await?);
     report(&curves)?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
+}
+
+/// What each curve starts gateways from.
+struct Bench<'a> {
+    binary: &'a Path,
+    plugins: &'a Path,
+    dir: &'a Path,
+    upstream: u16,
+}
+
+impl Bench<'_> {
+    async fn models(&self) -> Result<Curve, Box<dyn Error>> {
+        let mut curve = Curve::new("models");
+        for count in [10, 100, 1_000, 10_000] {
+            let at = self.dir.join(format!("models-{count}"));
+            let rows: String = (0..count).map(|n| format!("m{n},model-{n}\n")).collect();
+            let own = at.join("plugins");
+            copy(self.plugins, &own)?;
+            std::fs::write(own.join("mammouth.models.csv"), format!("shortcode,id\n{rows}"))?;
+            let (gateway, port) = process::gateway(self.binary, &own, &at, self.upstream).await?;
+            curve.points.push((f64::from(count), cost(&gateway, port, 190, "").await?));
+        }
+        Ok(curve)
+    }
+
+    /// The plugin that is asked, and copies of `echo` under other ids beside it.
+    async fn plugins(&self) -> Result<Curve, Box<dyn Error>> {
+        let mut curve = Curve::new("plugins");
+        let echo = std::fs::read(self.plugins.join("echo.so"))?;
+        for count in [1, 10, 50] {
+            let at = self.dir.join(format!("plugins-{count}"));
+            let own = at.join("plugins");
+            std::fs::create_dir_all(&own)?;
+            std::fs::copy(self.plugins.join("mammouth.so"), own.join("mammouth.so"))?;
+            for n in 1..count {
+                let id = format!("e{n:03}");
+                std::fs::write(own.join(format!("{id}.so")), renamed(&echo, &id))?;
+            }
+            let (gateway, port) = process::gateway(self.binary, &own, &at, self.upstream).await?;
+            curve.points.push((f64::from(count), cost(&gateway, port, 190, "").await?));
+        }
+        Ok(curve)
+    }
+
+    /// Requests that belong to one session, with others beside it on disk.
+    async fn sessions(&self) -> Result<Curve, Box<dyn Error>> {
+        let mut curve = Curve::new("sessions on disk");
+        for count in [1, 1_000, 10_000] {
+            let at = self.dir.join(format!("sessions-{count}"));
+            let sessions = at.join("data/.sessions");
+            std::fs::create_dir_all(&sessions)?;
+            for n in 1..count {
+                std::fs::write(sessions.join(format!("gpt41-s{n}.json")), "{\"history\":[]}")?;
+            }
+            let (gateway, port) = process::gateway(self.binary, self.plugins, &at, self.upstream).await?;
+            let one = ",\"session_id\":\"bench\"";
+            curve.points.push((f64::from(count), cost(&gateway, port, 190, one).await?));
+        }
+        Ok(curve)
+    }
+
+    async fn streams_and_bodies(&self) -> Result<[Curve; 2], Box<dyn Error>> {
+        let at = self.dir.join("streams");
+        let (gateway, port) = process::gateway(self.binary, self.plugins, &at, self.upstream).await?;
+        let mut streams = Curve::new("open idle streams");
+        let mut open = Vec::new();
+        for count in [1usize, 10, 100, 1_000] {
+            while open.len() < count {
+                let body = body("idle/gpt-4.1", 10, ",\"stream\":true");
+                let mut client = Client::new(port, post(port, "/v1/chat/completions", &body)).await?;
+                client.open().await?;
+                open.push(client);
+            }
+            streams.points.push((count as f64, cost(&gateway, port, 190, "").await?));
+        }
+        drop(open);
+        let mut bodies = Curve::new("body KB");
+        for kilobytes in [1usize, 10, 100, 1_000] {
+            bodies.points.push((kilobytes as f64, cost(&gateway, port, kilobytes * 200, "").await?));
+        }
+        Ok([streams, bodies])
+    }
+}
+
+/// A copy of the plugin `echo` under another id of the same length.
+fn renamed(echo: &[u8], id: &str) -> Vec<u8> {
+    let old = b"\"id\": \"echo\"";
+    let new = format!("\"id\": \"{id}\"");
+    let mut copy = echo.to_vec();
+    let mut at = 0;
+    while let Some(found) = copy[at..].windows(old.len()).position(|window| window == old) {
+        at += found;
+        copy[at..at + old.len()].copy_from_slice(new.as_bytes());
+    }
+    copy
 }
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -82,14 +146,14 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Processor µs per request: the median of five tries.
-async fn cost(gateway: &Process, port: u16, words: usize) -> Result<f64, Box<dyn Error>> {
-    let mut client =
-        Client::new(port, post(port, "/v1/chat/completions", &body("plain/gpt-4.1", words, ""))).await?;
+/// Processor µs per request: the median of five tries. The system counts in steps of 10 ms.
+async fn cost(gateway: &Process, port: u16, words: usize, more: &str) -> Result<f64, Box<dyn Error>> {
+    let request = post(port, "/v1/chat/completions", &body("plain/gpt-4.1", words, more));
+    let mut client = Client::new(port, request).await?;
     let mut tries = Vec::new();
     for _ in 0..5 {
         let (before, began, mut count) = (gateway.cpu(), Instant::now(), 0);
-        while began.elapsed() < Duration::from_millis(600) {
+        while began.elapsed() < Duration::from_millis(1200) {
             client.exchange().await?;
             count += 1;
         }
@@ -100,11 +164,11 @@ async fn cost(gateway: &Process, port: u16, words: usize) -> Result<f64, Box<dyn
 }
 
 fn report(curves: &[Curve]) -> std::io::Result<()> {
-    println!("| what grows | size | CPU µs per request | against the first |\n|---|---|---|---|");
+    println!("| what grows | size | CPU µs per request | against the first | |\n|---|---|---|---|---|");
     let mut svg = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"640\" height=\"400\" font-family=\"sans-serif\" font-size=\"12\">\n",
     );
-    let colours = ["#1b6ca8", "#c0392b", "#27ae60", "#8e44ad"];
+    let colours = ["#1b6ca8", "#d68910", "#c0392b", "#27ae60", "#8e44ad"];
     let most = curves.iter().flat_map(|curve| &curve.points).map(|point| point.1).fold(1.0, f64::max);
     for (index, curve) in curves.iter().enumerate() {
         let first = curve.points[0].1;
@@ -113,7 +177,10 @@ fn report(curves: &[Curve]) -> std::io::Result<()> {
         };
         let mut line = String::new();
         for point in &curve.points {
-            println!("| {} | {} | {:.1} | {:.2} |", curve.name, point.0, point.1, point.1 / first);
+            let ratio = point.1 / first;
+            let flat = curve.name == "body KB" || (ratio - 1.0).abs() <= FLAT;
+            let verdict = if flat { "" } else { "not flat" };
+            println!("| {} | {} | {:.1} | {ratio:.2} | {verdict} |", curve.name, point.0, point.1);
             let (x, y) = place(*point);
             let _ = write!(line, "{x:.1},{y:.1} ");
         }
