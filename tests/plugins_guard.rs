@@ -37,6 +37,34 @@ fn a_plugin_that_would_end_the_process_is_refused_by_its_trial() {
 }
 
 #[test]
+fn settings_that_would_end_the_process_are_tried_before_they_count() {
+    let server = gateway().plugins(&["echo", "faulty"]).start();
+    let config = |text: &str| std::fs::write(server.data().join("sigorest.toml"), text).expect("written");
+    for (how, reason) in [("abort", "probe_crashed"), ("segv", "probe_crashed"), ("exit", "probe_exited")] {
+        config(&format!("[provider.faulty]\nnew = \"{how}\"\n"));
+        server.reload();
+        eventually(how, || {
+            let refused = shown(&server)["refused"].clone();
+            (refused[0]["reason"] == reason).then_some(())
+        });
+        // What served goes on with the settings that it has.
+        assert_eq!(ask(&server, "good").status, 200, "{how}");
+    }
+    // A worker process ran with the same settings: that says nothing about this process.
+    config("[provider.faulty]\nisolation = \"process\"\n");
+    server.reload();
+    eventually("a worker", || (shown(&server)["isolated"] == true).then_some(()));
+    config("[provider.faulty]\nnew = \"stack\"\n");
+    server.reload();
+    eventually("its refusal", || (shown(&server)["refused"][0]["reason"] == "probe_crashed").then_some(()));
+    assert_eq!(ask(&server, "good").status, 200);
+    config("");
+    server.reload();
+    eventually("its return", || (shown(&server)["isolated"] == false).then_some(()));
+    assert_eq!((ask(&server, "good").status, &shown(&server)["refused"]), (200, &json!([])));
+}
+
+#[test]
 fn a_panic_in_any_entry_is_a_502_that_names_the_plugin() {
     let upstream = Upstream::saying("hello");
     let server = gateway().plugins(&["faulty"]).provider("faulty", &upstream.url("/v1")).start();

@@ -9,7 +9,10 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{CLI, Reply, Server, Setup, Upstream, eventually, finish, gateway, signal};
+use crate::{
+    harness::{CLI, Reply, Server, Setup, Upstream, eventually, finish, gateway, signal},
+    plugins::{patched, put},
+};
 
 const ISOLATED: &str = "isolation = \"process\"\n";
 
@@ -170,6 +173,33 @@ fn a_plugin_that_ends_its_process_ends_no_other() {
     assert_eq!(error["code"], "plugin_fault");
     assert_eq!(worker(&server, "echo"), echo);
     assert_eq!(content(&ask(&server, "echo")), "one two three");
+}
+
+#[test]
+fn a_plugin_that_keeps_ending_its_worker_is_quarantined_until_its_file_is_replaced() {
+    let server = isolated(&["caged", "echo"]).start();
+    let shown = || server.get("/api/plugins/caged").json();
+    for ending in 1..=5 {
+        assert_eq!(ask(&server, "abort").error(502)["code"], "plugin_fault", "{ending}");
+        eventually("its count", || (shown()["faults"] == ending).then_some(()));
+    }
+    let error = ask(&server, "print").error(503);
+    assert_eq!(error["code"], "plugin_quarantined");
+    let plugin = shown();
+    assert_eq!((&plugin["state"], &plugin["reason"]), (&json!("quarantined"), &json!("too_many_faults")));
+    assert!(plugin["message"].as_str().is_some_and(|text| text.contains("SIGABRT")), "{plugin}");
+    assert_eq!(content(&ask(&server, "echo")), "one two three");
+    let mended = patched("caged", &[("\"name\": \"Caged\"", "\"name\": \"Tamed\"")]);
+    put(&server.data().join("plugins"), "caged.so", &mended);
+    eventually("its return", || (ask(&server, "print").status == 200).then_some(()));
+    // Who else kills a worker says nothing about the plugin.
+    for _ in 0..5 {
+        let id = eventually("a worker", || worker(&server, "caged"));
+        signal(id, Signal::KILL);
+        eventually("its end", || (worker(&server, "caged") != Some(id)).then_some(()));
+    }
+    assert_eq!(content(&ask(&server, "print")), "printed");
+    assert_eq!((&shown()["state"], &shown()["generation"]), (&json!("loaded"), &json!(2)));
 }
 
 #[test]

@@ -38,7 +38,9 @@ fn main() {
     let starting = Instant::now();
     let apart = runtime.block_on(async {
         let file = File::open(path).expect("the plugin");
-        let start = move || Worker::start(&"ollama".into(), file, b"{}".to_vec(), Box::new(|_, _| ()));
+        let start = move || {
+            Worker::start(&"ollama".into(), file, b"{}".to_vec(), (Box::new(|_, _| ()), Box::new(|_| ())))
+        };
         tokio::task::spawn_blocking(start).await.expect("no panic").expect("a worker")
     });
     println!("start of a worker            {:>10.1?}", starting.elapsed());

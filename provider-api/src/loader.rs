@@ -7,7 +7,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -188,6 +191,19 @@ impl Sealed {
     /// The memory file, to hand to another process.
     pub fn file(&self) -> &File {
         &self.0
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// A system that gives no memory for them.
+    pub fn bytes(&self) -> Result<Vec<u8>, Refused> {
+        let read = || {
+            let mut bytes = vec![0; usize::try_from(self.0.metadata()?.len()).unwrap_or(0)];
+            self.0.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        read().map_err(unmappable)
     }
 
     /// Opens the bytes, which passed [`vet`]. Opening the same copy again gives the same code and statics.

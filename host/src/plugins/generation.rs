@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -13,7 +13,7 @@ use provider_api::{
     model::{Manifest, Model},
 };
 
-use super::meter::Meter;
+use super::{meter::Meter, probe};
 use crate::catalog;
 
 /// One loaded version of a plugin, with the models table that lies beside its file now.
@@ -45,6 +45,8 @@ struct Code {
     sealed: Sealed,
     /// The code in this process; none as long as it runs in worker processes alone.
     module: OnceLock<Module>,
+    /// Settings with which a child process made a provider, so that this one may.
+    tried: Mutex<Vec<Vec<u8>>>,
 }
 
 /// A file that passed its checks, ready to be mapped.
@@ -57,6 +59,8 @@ pub struct Fresh {
     pub record: Record,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// Settings with which a child process made a provider.
+    pub tried: Vec<Vec<u8>>,
 }
 
 impl Generation {
@@ -65,7 +69,7 @@ impl Generation {
     /// # Errors
     /// A missing symbol, another layout.
     pub fn load(fresh: Fresh, number: u64, sidecar: Vec<Model>, apart: bool) -> Result<Self, Refused> {
-        let Fresh { file, sha256, record, bytes } = fresh;
+        let Fresh { file, sha256, record, bytes, tried } = fresh;
         let sealed = Sealed::new(&bytes)?;
         let module = OnceLock::new();
         if !apart {
@@ -84,7 +88,7 @@ impl Generation {
             loaded_at: SystemTime::now(),
             meter: Arc::default(),
             sidecar,
-            code: Arc::new(Code { own_models, sealed, module }),
+            code: Arc::new(Code { own_models, sealed, module, tried: Mutex::new(tried) }),
         })
     }
 
@@ -113,6 +117,22 @@ impl Generation {
     /// The file's bytes, which nobody can change any more.
     pub fn sealed(&self) -> &Sealed {
         &self.code.sealed
+    }
+
+    /// Has a child process make a provider with these settings, unless one did before: they, too, may be
+    /// what ends a process.
+    ///
+    /// # Errors
+    /// How the child ended.
+    pub fn try_out(&self, config: &[u8]) -> Result<(), Refused> {
+        let tried = || self.code.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried().iter().any(|known| known == config) {
+            return Ok(());
+        }
+        let config = config.to_vec();
+        probe::probe(&self.code.sealed.bytes()?, std::slice::from_ref(&config))?;
+        tried().push(config);
+        Ok(())
     }
 
     /// Makes a provider in this process.

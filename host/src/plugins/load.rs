@@ -229,6 +229,7 @@ fn try_all(work: &mut [Work], settings: &Settings) {
                         names.iter().map(|name| provider::config(name, manifest, settings)).collect();
                     let began = Instant::now();
                     *outcome = probe::probe(&fresh.bytes, &configs);
+                    fresh.tried = configs;
                     tracing::debug!(plugin = %manifest.id, took_us = micros(began), "plugin tried");
                 }
             });

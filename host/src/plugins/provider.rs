@@ -412,10 +412,15 @@ fn runner(name: &Arc<str>, generation: &Generation, config: &[u8], apart: bool) 
         2 => tracing::warn!(provider = %log_name, text, "plugin says"),
         _ => tracing::debug!(provider = %log_name, text, "plugin says"),
     });
+    if !apart {
+        generation.try_out(config)?;
+    }
     let made = if apart {
         let code = generation.sealed().file().try_clone();
         let code = code.map_err(|error| Fault::new(FaultKind::INTERNAL, error.to_string()));
-        code.and_then(|code| Worker::start(name, code, config.to_vec(), log)).map(Runner::Apart)
+        let (id, meter) = (Arc::clone(&generation.id), Arc::clone(&generation.meter));
+        let failed = Box::new(move |why: &str| meter.fault(&id, why));
+        code.and_then(|code| Worker::start(name, code, config.to_vec(), (log, failed))).map(Runner::Apart)
     } else {
         generation.create(config, log).map(Runner::Here)
     };

@@ -67,7 +67,7 @@ impl Candidate {
             return Err(Refused::new("changing", "it changes while it is read; it is read again soon"));
         }
         let Self { file, sha256, record, sidecar, .. } = self;
-        Ok((Fresh { file, sha256, record, bytes }, sidecar))
+        Ok((Fresh { file, sha256, record, bytes, tried: Vec::new() }, sidecar))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{ExitStatus, Stdio},
     sync::{
         Arc,
@@ -20,7 +20,10 @@ use provider_api::{
     Fault, FaultKind,
     exchange::{Begin, Input, LogFn, Sink},
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType},
+    process::Signal,
+};
 use tokio::{
     process::{Child, Command},
     sync::{oneshot, watch},
@@ -59,14 +62,16 @@ pub struct Worker {
     supervisor: JoinHandle<()>,
 }
 
+/// Who hears what the plugin says outside of exchanges, and each time that it ended its worker.
+pub type Ears = (LogFn, Box<dyn Fn(&str) + Send + Sync>);
+
 /// What every exchange needs of its worker.
 struct Shared {
     provider: Arc<str>,
     /// The plugin's bytes, sealed: each worker runs what was vetted.
     code: File,
     config: Vec<u8>,
-    /// Receives what the plugin says outside of exchanges.
-    log: LogFn,
+    ears: Ears,
     /// The worker that serves; none while one is being started.
     link: watch::Sender<Option<Arc<Link>>>,
     restarts: AtomicU64,
@@ -78,12 +83,12 @@ impl Worker {
     ///
     /// # Errors
     /// What the provider says about its settings, why its file cannot be opened, how the worker ended.
-    pub fn start(provider: &Arc<str>, code: File, config: Vec<u8>, log: LogFn) -> Result<Self, Fault> {
+    pub fn start(provider: &Arc<str>, code: File, config: Vec<u8>, ears: Ears) -> Result<Self, Fault> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| fault("a worker process can be started by the server only"))?;
         let link = watch::Sender::new(None);
         let provider = Arc::clone(provider);
-        let shared = Arc::new(Shared { provider, code, config, log, link, restarts: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { provider, code, config, ears, link, restarts: AtomicU64::new(0) });
         let (first, started) = oneshot::channel();
         // On a thread of the runtime, not on this one: the kernel ends a worker with the thread that
         // started it, and threads for blocking work end when they are idle.
@@ -128,12 +133,15 @@ async fn supervise(shared: Arc<Shared>, first: oneshot::Sender<Result<(), Fault>
     let mut wait = FIRST_WAIT;
     loop {
         let began = Instant::now();
-        let why = live(&shared, &mut first).await;
+        let (why, own_doing) = live(&shared, &mut first).await;
         if let Some(first) = first.take() {
             let _ = first.send(Err(why));
             return;
         }
         shared.restarts.fetch_add(1, Ordering::Relaxed);
+        if own_doing {
+            (shared.ears.1)(&why.message);
+        }
         if began.elapsed() >= SOUND {
             wait = FIRST_WAIT;
         }
@@ -144,25 +152,28 @@ async fn supervise(shared: Arc<Shared>, first: oneshot::Sender<Result<(), Fault>
     }
 }
 
-/// The life of one worker; why it ended.
-async fn live(shared: &Shared, first: &mut Option<oneshot::Sender<Result<(), Fault>>>) -> Fault {
+/// The life of one worker; why it ended, and whether that was the plugin's doing.
+async fn live(shared: &Shared, first: &mut Option<oneshot::Sender<Result<(), Fault>>>) -> (Fault, bool) {
     let (mut child, link) = match launch(shared) {
         Ok((child, link)) => (child, Arc::new(link)),
-        Err(error) => return fault(format!("its worker process cannot be started: {error}")),
+        Err(error) => return (fault(format!("its worker process cannot be started: {error}")), false),
     };
     let refused = tokio::select! {
         // The one future that goes on has no more to do once the other one is done.
-        () = link.serve(&shared.log) => None,
+        () = link.serve(&shared.ears.0) => None,
         refused = prepare(shared, &link, first) => Some(refused),
     };
     shared.link.send_replace(None);
     let _ = child.start_kill();
     let status = child.wait().await;
+    // A kill that is not the gateway's own, by an operator or for want of memory, says nothing about the plugin.
+    let killed = status.as_ref().is_ok_and(|status| status.signal() == Some(Signal::KILL.as_raw()));
+    let own_doing = refused.is_some() || link.is_condemned() || !killed;
     let lost = link.close(status.map_or_else(|_| "it is gone".into(), ended));
     if refused.is_none() {
         tracing::debug!(provider = %shared.provider, pid = link.pid, lost, "a worker process took exchanges along");
     }
-    refused.unwrap_or_else(|| fault(format!("its worker process ended: {}", link.end())))
+    (refused.unwrap_or_else(|| fault(format!("its worker process ended: {}", link.end()))), own_doing)
 }
 
 fn launch(shared: &Shared) -> std::io::Result<(Child, Link)> {
@@ -212,7 +223,6 @@ async fn prepare(
 
 /// How a process ended, for people.
 fn ended(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     let names = [(4, "ILL"), (6, "ABRT"), (7, "BUS"), (8, "FPE"), (9, "KILL"), (11, "SEGV"), (31, "SYS")];
     match (status.signal(), status.code()) {
         (Some(signal), _) => match names.iter().find(|(number, _)| *number == signal) {

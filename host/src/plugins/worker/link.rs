@@ -230,6 +230,11 @@ impl Link {
         self.end.get().map_or("it is gone", String::as_str)
     }
 
+    /// Whether the worker had to be ended, or ended, for a reason that is known already.
+    pub(super) fn is_condemned(&self) -> bool {
+        self.end.get().is_some()
+    }
+
     /// Whether the worker ended.
     pub(super) fn has_ended(&self) -> bool {
         self.waiting().ended
