@@ -4,7 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -206,18 +206,72 @@ pub struct Lock {
 /// # Errors
 /// Someone else held it all the time, or the system refuses.
 pub fn lock(path: &Path, wait: Duration) -> Result<Lock, LockError> {
-    let failed = |source| LockError::Io { path: path.to_owned(), source };
-    let file = open_lock(path).map_err(failed)?;
-    let deadline = Instant::now() + wait;
-    let mut pause = Duration::from_millis(1);
-    while !try_lock(&file, path).map_err(failed)? {
-        if Instant::now() >= deadline {
-            return Err(LockError::Busy { path: path.to_owned(), waited: wait });
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+    let mut lock = OpenLock::new(path.to_owned());
+    lock.take(wait)?;
+    lock.file.map(|_file| Lock { _file }).ok_or(LockError::Busy { path: lock.path, waited: wait })
+}
+
+/// An advisory lock whose file stays open, for those who take it again and again.
+#[derive(Debug)]
+pub struct OpenLock {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl OpenLock {
+    /// The lock on `path`; not taken, and not opened yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
     }
-    Ok(Lock { _file: file })
+
+    /// Takes it if nobody else holds it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn try_take(&mut self) -> Result<bool, LockError> {
+        self.try_once().map_err(|source| LockError::Io { path: self.path.clone(), source })
+    }
+
+    fn try_once(&mut self) -> io::Result<bool> {
+        loop {
+            let file = match self.file.take() {
+                Some(file) => file,
+                None => open_lock(&self.path)?,
+            };
+            let taken = try_lock(&file, &self.path)?;
+            // A file that somebody removed locks nobody else out any more.
+            if !taken || file.metadata()?.nlink() > 0 {
+                self.file = Some(file);
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Takes it, and waits for whoever holds it.
+    ///
+    /// # Errors
+    /// Someone else held it all the time, or the system refuses.
+    pub fn take(&mut self, wait: Duration) -> Result<(), LockError> {
+        let deadline = Instant::now() + wait;
+        let mut pause = Duration::from_millis(1);
+        while !self.try_take()? {
+            if Instant::now() >= deadline {
+                return Err(LockError::Busy { path: self.path.clone(), waited: wait });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Gives it back.
+    pub fn release(&mut self) {
+        let released = self.file.as_ref().map(|file| flock(file, FlockOperation::Unlock));
+        if !matches!(released, Some(Ok(()))) {
+            // Closing releases it too.
+            self.file = None;
+        }
+    }
 }
 
 /// Claims a data directory for one server: `.lock` in it holds the server's pid. Keep what comes back

@@ -103,7 +103,10 @@ impl Gateway {
                 Purpose::Serve => Memory::open(&data_dir),
                 Purpose::Ask => Memory::none(),
             },
-            sessions: Sessions::new(&data_dir),
+            sessions: match purpose {
+                Purpose::Serve => Sessions::serve(&data_dir),
+                Purpose::Ask => Sessions::new(&data_dir),
+            },
             plugins: Plugins::default(),
             upstream: Arc::new(Upstream::default()),
             breakers: Breakers::new(settings.breaker),

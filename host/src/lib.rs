@@ -32,4 +32,5 @@ pub mod drain;
 pub mod error;
 pub mod files;
 pub mod gateway;
+pub mod sync;
 pub mod telemetry;

@@ -301,7 +301,7 @@ async fn conversation(
     let history = gateway.sessions.load(&key).await?;
     let slices: Vec<&[u8]> = spoken.iter().map(|message| &message[..]).collect();
     let run = history.within(&slices);
-    let inserted = if run.is_some() { Vec::new() } else { history.messages };
+    let inserted = if run.is_some() { Vec::new() } else { history.messages() };
     // Copies: the stored messages must not keep a large body alive while an answer streams.
     let new = session::new_messages(run, &spoken).iter().map(|m| Bytes::copy_from_slice(m)).collect();
     Ok((inserted, Some(Storing { sessions: gateway.sessions.clone(), key, messages: new })))

@@ -1,8 +1,11 @@
 //! Stored conversations: one readable JSON file for each model and session id.
 //!
-//! The file is the only truth: it is read for every request, so whoever reads, edits or deletes it
-//! while the server runs is honoured. Nothing on a request's path looks through the directory, so the
-//! number of sessions has no bound but the disk's.
+//! The file is the only truth: what was read or written last is used only while the file bears the mark
+//! it had then, so whoever reads, edits or deletes it while the server runs is honoured. Nothing on a
+//! request's path looks through the directory, so the number of sessions has no bound but the disk's.
+//!
+//! A request waits for no disk but its own session's: threads of their own (`clerk`) work through lanes
+//! (`lanes`) on the files (`store`), which change in one step (`swap`).
 
 use std::{
     fs, io,
@@ -13,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{error, warn};
 
 use crate::{
@@ -21,14 +24,21 @@ use crate::{
     files::{self, LockError, ReadError},
 };
 
+mod cache;
+mod clerk;
 mod compare;
 mod file;
 mod key;
+mod lanes;
+mod readers;
+mod store;
+mod swap;
 mod trim;
 
 pub use key::Key;
 
-use file::Stored;
+use clerk::{Job, Office, Work};
+use store::Lines;
 
 /// Most messages that a session holds.
 pub const MAX_MESSAGES: usize = 20;
@@ -46,29 +56,22 @@ const GROUPS: usize = 64;
 /// How long a write waits for another process's.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a write waits for the others of this process, which is longer than any healthy disk needs.
+/// How long a request waits for the work before its own, which is longer than any healthy disk needs.
 const TURN_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the disk may lack what was written.
+const SETTLE_PERIOD: Duration = Duration::from_secs(1);
 
 /// What callers learn of a failure of the machine.
 const UNKNOWN: &str = "the server's log says why";
 
 /// The sessions of a data directory.
 #[derive(Debug, Clone)]
-pub struct Sessions(Arc<Inner>);
+pub struct Sessions(Arc<Office>);
 
-#[derive(Debug)]
-struct Inner {
-    dir: PathBuf,
-    locks: PathBuf,
-    groups: Vec<Arc<Mutex<()>>>,
-}
-
-/// What a session holds.
+/// What a session holds: JSON messages, oldest first, the bytes as they came.
 #[derive(Debug, Clone, Default)]
-pub struct History {
-    /// One JSON message each, oldest first, the bytes as they came.
-    pub messages: Vec<Bytes>,
-}
+pub struct History(Lines);
 
 /// One stored session, as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +91,12 @@ impl History {
     /// the caller sent the whole conversation then, and nothing is to be inserted. Messages are equal if
     /// they mean the same; what clients do not send back is not looked at. `None` for an empty history.
     pub fn within(&self, messages: &[&[u8]]) -> Option<Range<usize>> {
-        compare::run(&self.messages, messages)
+        compare::run(&self.0, messages)
+    }
+
+    /// One JSON message each.
+    pub fn messages(&self) -> Vec<Bytes> {
+        self.0.iter().map(|line| line.text.clone()).collect()
     }
 }
 
@@ -99,8 +107,23 @@ pub fn new_messages<T>(run: Option<Range<usize>>, messages: &[T]) -> &[T] {
 }
 
 impl Sessions {
-    /// The sessions in `.sessions` in `data_dir`; the directory is made when the first one is stored.
+    /// The sessions in `.sessions` in `data_dir`, each write on the disk when it is acknowledged; the
+    /// directory is made when the first one is stored. Blocks.
     pub fn new(data_dir: &Path) -> Self {
+        Self::open(data_dir, false)
+    }
+
+    /// For a server, the only one on the directory: a write is acknowledged when it outlives the process,
+    /// and the disk is brought up to date in [`Sessions::settling`]. Blocks.
+    pub fn serve(data_dir: &Path) -> Self {
+        let sessions = Self::open(data_dir, true);
+        if let Some(swap) = sessions.0.store.swap() {
+            swap.recover();
+        }
+        sessions
+    }
+
+    fn open(data_dir: &Path, swaps: bool) -> Self {
         let dir = data_dir.join(".sessions");
         if dir.is_dir() {
             // The original's directory is open to all, its files too.
@@ -109,8 +132,7 @@ impl Sessions {
             }
             files::sweep(&dir);
         }
-        let groups = (0..GROUPS).map(|_| Arc::default()).collect();
-        Self(Arc::new(Inner { dir, locks: data_dir.join(".locks"), groups }))
+        Self(Arc::new(Office::new(dir, data_dir, swaps)))
     }
 
     /// What a session holds now; nothing if it has no file or one that cannot be understood.
@@ -118,42 +140,54 @@ impl Sessions {
     /// # Errors
     /// 500 if there is a file that cannot be read or is too large.
     pub async fn load(&self, key: &Key) -> Result<History, Error> {
-        let (inner, key) = (Arc::clone(&self.0), key.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let found = inner.find(&key)?;
-            if let Stored::Broken(why) = &found.stored {
-                let path = found.path.display();
-                warn!(%path, why, "a session's file cannot be understood; the session starts anew");
-            }
-            Ok(History { messages: found.stored.messages() })
-        });
-        finish("read", read.await)
+        if let Some(lines) = self.0.store.known(key) {
+            return Ok(History(lines));
+        }
+        let (answer, answered) = oneshot::channel();
+        let pushed = self.0.push(Job { key: key.clone(), work: Work::Load(answer) });
+        finish("read", wait(pushed, answered).await).map(History)
     }
 
-    /// Adds messages at the end; the oldest go when there are more than [`MAX_MESSAGES`]. It returns when
-    /// the file is safe. Once begun it goes on to its end, also if the caller leaves meanwhile.
+    /// Adds messages at the end, JSON objects; the oldest go when there are more than [`MAX_MESSAGES`]. It
+    /// returns when they are safe from the end of the process. Once begun it goes on to its end, also if
+    /// the caller leaves meanwhile.
     ///
     /// # Errors
     /// 500 if the file cannot be read or written; the session is as it was then.
     pub async fn append(&self, key: &Key, new: Vec<Bytes>) -> Result<(), Error> {
-        let (inner, key) = (Arc::clone(&self.0), key.clone());
-        let written = tokio::spawn(async move {
-            let group = key.group(GROUPS);
-            let turn = timeout(TURN_WAIT, Arc::clone(&inner.groups[group]).lock_owned()).await;
-            let turn = turn.map_err(|_| Failure::Turn)?;
-            let write = move || {
-                let _turn = turn;
-                inner.append(&key, group, new)
-            };
-            tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.into()))
+        let (answer, answered) = oneshot::channel();
+        let pushed = self.0.push(Job { key: key.clone(), work: Work::Append(new, answer) });
+        finish("written", wait(pushed, answered).await)
+    }
+
+    /// Brings the disk up to date once a second; run it beside a server.
+    pub async fn settling(&self) {
+        loop {
+            tokio::time::sleep(SETTLE_PERIOD).await;
+            self.settle().await;
+        }
+    }
+
+    /// Brings the disk up to date.
+    pub async fn settle(&self) {
+        if !self.0.store.swap().is_some_and(swap::Swap::is_dirty) {
+            return;
+        }
+        let office = Arc::clone(&self.0);
+        let settled = tokio::task::spawn_blocking(move || {
+            if let Some(swap) = office.store.swap() {
+                swap.settle();
+            }
         });
-        finish("written", written.await)
+        if let Err(error) = settled.await {
+            error!(%error, "sessions were not written out");
+        }
     }
 
     /// All stored sessions, the one written last first. Reads every file, so it is for the command line
     /// only. Blocks.
     pub fn list(&self) -> Vec<Summary> {
-        let Ok(entries) = fs::read_dir(&self.0.dir) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.0.store.dir()) else { return Vec::new() };
         let mut list: Vec<Summary> = entries.flatten().filter_map(|entry| summary(&entry)).collect();
         list.sort_by(|a, b| {
             b.modified
@@ -173,95 +207,37 @@ enum Failure {
     Lock(#[from] LockError),
     #[error("`{path}` cannot be written: {source}", path = .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("the writes before it took longer than {TURN_WAIT:?}")]
+    #[error("the work before it took longer than {TURN_WAIT:?}")]
     Turn,
-    #[error(transparent)]
-    Aborted(#[from] tokio::task::JoinError),
-    #[error("a message is not JSON: {0}")]
-    Message(#[from] serde_json::Error),
+    #[error("too much work on sessions waits already")]
+    Full,
+    #[error("a message is not a JSON object")]
+    Message,
+    #[error("the work on it was aborted")]
+    Aborted,
 }
 
-/// What there is of a session.
-struct Found {
-    /// Where it is written.
-    path: PathBuf,
-    stored: Stored,
-    /// The original's file that it comes from, if it stands under another name.
-    former: Option<PathBuf>,
+/// Waits for what a job answers. Writes that shared a failure share its words.
+async fn wait<T>(
+    pushed: Result<(), Failure>,
+    answered: oneshot::Receiver<Result<T, Arc<Failure>>>,
+) -> Result<T, Arc<Failure>> {
+    pushed?;
+    let turn = timeout(TURN_WAIT, answered).await.map_err(|_| Failure::Turn)?;
+    turn.unwrap_or_else(|_| Err(Failure::Aborted.into()))
 }
 
-impl Inner {
-    /// The name of its own comes first: once a session has one, it stays there even when the shared name
-    /// becomes free.
-    fn find(&self, key: &Key) -> Result<Found, Failure> {
-        let path = self.dir.join(key.apart());
-        let stored = read(&path, |bytes| file::parse(bytes, key))?;
-        if !matches!(stored, Stored::Missing) {
-            return Ok(Found { path, stored, former: None });
-        }
-        let plain = self.dir.join(key.plain());
-        let (path, stored) = match read(&plain, |bytes| file::parse(bytes, key))? {
-            Stored::Foreign => (path, Stored::Missing),
-            stored => (plain, stored),
-        };
-        if let (Stored::Missing, Some(name)) = (&stored, key.former()) {
-            let former = self.dir.join(name);
-            let stored = read(&former, file::parse_former)?;
-            let former = matches!(stored, Stored::Messages(_)).then_some(former);
-            return Ok(Found { path, stored, former });
-        }
-        Ok(Found { path, stored, former: None })
+fn finish<T>(what: &str, done: Result<T, Arc<Failure>>) -> Result<T, Error> {
+    let failed = match done {
+        Ok(value) => return Ok(value),
+        Err(failed) => failed,
+    };
+    if let Failure::Read { source: ReadError::TooLarge { max_bytes }, .. } = &*failed {
+        let why =
+            format!("its file is larger than {max_bytes} bytes; delete it or choose another session_id");
+        return Err(failure(what, &why));
     }
-
-    fn append(&self, key: &Key, group: usize, new: Vec<Bytes>) -> Result<(), Failure> {
-        let write = |path: &Path, done: io::Result<()>| {
-            done.map_err(|source| Failure::Write { path: path.to_owned(), source })
-        };
-        write(&self.dir, files::private_dir(&self.dir))?;
-        write(&self.locks, files::private_dir(&self.locks))?;
-        let _lock = files::lock(&self.locks.join(format!("sessions-{group:02}")), LOCK_WAIT)?;
-        let Found { path, stored, former } = self.find(key)?;
-        if let Stored::Broken(why) = &stored {
-            write(
-                &path,
-                files::preserve(&path).map(|kept| {
-                    warn!(kept = %kept.display(), why, "a session's file that cannot be understood was kept");
-                }),
-            )?;
-        }
-        let mut messages = stored.messages();
-        for message in new {
-            serde_json::from_slice::<serde::de::IgnoredAny>(&message)?;
-            messages.push(message);
-        }
-        let messages = trim::trim(messages, MAX_MESSAGES, MAX_MESSAGE_BYTES);
-        write(&path, files::replace(&path, &file::render(key, &messages)))?;
-        if let Some(former) = former {
-            // Left there, it would come back when the new file is deleted.
-            write(&former, fs::remove_file(&former))?;
-        }
-        Ok(())
-    }
-}
-
-fn read(path: &Path, parse: impl FnOnce(Bytes) -> Stored) -> Result<Stored, Failure> {
-    let bytes = files::read(path, MAX_FILE_BYTES)
-        .map_err(|source| Failure::Read { path: path.to_owned(), source })?;
-    Ok(bytes.map_or(Stored::Missing, |bytes| parse(Bytes::from(bytes))))
-}
-
-fn finish<T>(what: &str, done: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Error> {
-    match done {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(Failure::Read { source: ReadError::TooLarge { max_bytes }, .. })) => {
-            return Err(failure(
-                what,
-                &format!("its file is larger than {max_bytes} bytes; delete it or choose another session_id"),
-            ));
-        }
-        Ok(Err(error)) => error!(what, %error, "a session's file failed"),
-        Err(error) => error!(what, %error, "work on a session's file was aborted"),
-    }
+    error!(what, error = %failed, "a session's file failed");
     Err(failure(what, UNKNOWN))
 }
 

@@ -321,11 +321,11 @@ fn session(input: &[u8]) -> u64 {
     let (sessions, key) = (Sessions::new(&dir), Key::new("echo", "s").expect("a key"));
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
-            let before = sessions.load(&key).await.map_or(0, |history| history.messages.len());
+            let before = sessions.load(&key).await.map_or(0, |history| history.messages().len());
             let new = [r#"{"role":"user","content":"NEW"}"#, r#"{"role":"assistant","content":"ANSWER"}"#];
             let new = new.map(|text| Bytes::from_static(text.as_bytes())).to_vec();
             sessions.append(&key, new.clone()).await.expect("it is stored");
-            let after = sessions.load(&key).await.expect("it can be read").messages;
+            let after = sessions.load(&key).await.expect("it can be read").messages();
             assert!(after.ends_with(&new) && after.len() <= 20);
             let original = fs::read_dir(dir.join(".sessions")).expect("the directory").flatten();
             let kept = original.filter_map(|entry| fs::read(entry.path()).ok()).any(|bytes| bytes == input);

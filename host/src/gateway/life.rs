@@ -84,11 +84,16 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
     let mut beside = JoinSet::new();
     beside.spawn(looking(Arc::clone(&gateway)));
     beside.spawn(watching(Arc::clone(&gateway)));
+    beside.spawn({
+        let sessions = gateway.sessions.clone();
+        async move { sessions.settling().await }
+    });
     beside.spawn(notify::watchdog());
     beside.spawn(reloading(Arc::clone(&gateway), reload, hup));
     let serving = tokio::spawn(listen::serve(sockets, Arc::clone(&gateway.shared), handler));
     notify::ready();
     let ended = until_told(&gateway, term, int, serving).await;
+    gateway.sessions.settle().await;
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(run_file)).await;
     Ok(ended)
 }

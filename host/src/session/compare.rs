@@ -2,9 +2,10 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
+
+use super::trim::Line;
 
 /// What makes two messages the same; clients leave out the rest when they send an answer back, or add
 /// nulls and empty lists.
@@ -55,11 +56,11 @@ impl<'a> Lazy<'a> {
 
 /// Where all of `history` stands in `messages`, in order and without a gap; the last place counts, since
 /// new messages come at the end.
-pub(super) fn run(history: &[Bytes], messages: &[&[u8]]) -> Option<Range<usize>> {
+pub(super) fn run(history: &[Line], messages: &[&[u8]]) -> Option<Range<usize>> {
     if history.is_empty() || history.len() > messages.len() {
         return None;
     }
-    let history: Vec<Lazy> = history.iter().map(|message| Lazy::new(message)).collect();
+    let history: Vec<Lazy> = history.iter().map(|line| Lazy::new(&line.text)).collect();
     let messages: Vec<Lazy> = messages.iter().map(|message| Lazy::new(message)).collect();
     let starts = (0..=messages.len() - history.len()).rev();
     let mut runs = starts.map(|start| start..start + history.len());
@@ -117,7 +118,8 @@ mod tests {
     use super::*;
 
     fn check(history: &[&str], messages: &[&str], expected: Option<Range<usize>>) {
-        let history: Vec<Bytes> = history.iter().map(|m| Bytes::copy_from_slice(m.as_bytes())).collect();
+        let line = |text: &&str| Line::new(bytes::Bytes::copy_from_slice(text.as_bytes()));
+        let history: Vec<Line> = history.iter().map(line).collect();
         let messages: Vec<&[u8]> = messages.iter().map(|message| message.as_bytes()).collect();
         assert_eq!(run(&history, &messages), expected, "{history:?} in {messages:?}");
     }

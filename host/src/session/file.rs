@@ -4,7 +4,7 @@ use bytes::Bytes;
 use provider_api::request::{Members, elements};
 use serde_json::{json, value::RawValue};
 
-use super::Key;
+use super::{Key, trim::Line};
 
 /// What stands under a name.
 #[derive(Debug)]
@@ -17,16 +17,6 @@ pub(super) enum Stored {
     Messages(Vec<Bytes>),
     /// A file that cannot be understood, and why.
     Broken(String),
-}
-
-impl Stored {
-    /// The messages; none unless they could be read.
-    pub(super) fn messages(self) -> Vec<Bytes> {
-        match self {
-            Self::Messages(messages) => messages,
-            Self::Missing | Self::Foreign | Self::Broken(_) => Vec::new(),
-        }
-    }
 }
 
 /// Reads what was found under one of the names of `key`. A file that names no session, as the
@@ -56,22 +46,21 @@ pub(super) fn outline(bytes: Bytes) -> Option<(Option<(String, String)>, usize)>
     read(&bytes).ok().map(|(names, messages)| (names, messages.len()))
 }
 
-/// The file's text: readable, and every message as it came.
-pub(super) fn render(key: &Key, messages: &[Bytes]) -> Vec<u8> {
-    let size: usize = messages.iter().map(|message| message.len() + 6).sum();
-    let mut text = Vec::with_capacity(size + 512);
+/// The file's text into `text`, whose room is used again: readable, and every message as it came.
+pub(super) fn render(key: &Key, lines: &[Line], text: &mut Vec<u8>) {
+    text.clear();
+    text.reserve(lines.iter().map(|line| line.text.len() + 6).sum::<usize>() + 512);
     let head = format!(
         "{{\n  \"model\": {},\n  \"session_id\": {},\n  \"messages\": [",
         json!(key.model()),
         json!(key.session_id())
     );
     text.extend_from_slice(head.as_bytes());
-    for (index, message) in messages.iter().enumerate() {
+    for (index, line) in lines.iter().enumerate() {
         text.extend_from_slice(if index == 0 { b"\n    " } else { b",\n    " });
-        text.extend_from_slice(message);
+        text.extend_from_slice(&line.text);
     }
-    text.extend_from_slice(if messages.is_empty() { b"]\n}\n" } else { b"\n  ]\n}\n" });
-    text
+    text.extend_from_slice(if lines.is_empty() { b"]\n}\n" } else { b"\n  ]\n}\n" });
 }
 
 type Names = Option<(String, String)>;

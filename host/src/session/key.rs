@@ -13,7 +13,7 @@ const MAX_ID_BYTES: usize = 64;
 const MAX_MODEL_BYTES: usize = 160;
 
 /// One session: a model's name and the caller's id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     model: Arc<str>,
     session_id: Arc<str>,

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
 
@@ -15,7 +15,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let sessions = Sessions::new(dir.path());
+        let sessions = Sessions::serve(dir.path());
         Self { dir, sessions }
     }
 
@@ -46,7 +46,7 @@ impl Place {
         let text = |message: &Bytes| {
             serde_json::from_slice::<Value>(message).unwrap()["content"].as_str().unwrap().to_owned()
         };
-        history.messages.iter().map(text).collect()
+        history.messages().iter().map(text).collect()
     }
 }
 
@@ -64,7 +64,7 @@ async fn a_session_is_a_private_readable_file_with_the_bytes_as_they_came() {
     let answer = r#"{ "role":"assistant", "content":null, "n": 1.0, "reasoning_content":"h\u00e4"}"#;
     let new = vec![user("hi"), Bytes::from_static(answer.as_bytes())];
     place.sessions.append(&key("kimi", "s"), new.clone()).await.unwrap();
-    assert_eq!(place.sessions.load(&key("kimi", "s")).await.unwrap().messages, new);
+    assert_eq!(place.sessions.load(&key("kimi", "s")).await.unwrap().messages(), new);
     let expected = format!(
         "{{\n  \"model\": \"kimi\",\n  \"session_id\": \"s\",\n  \"messages\": [\n    {},\n    {answer}\n  ]\n}}\n",
         std::str::from_utf8(&new[0]).unwrap()
@@ -89,6 +89,82 @@ async fn a_deleted_or_edited_file_counts_at_once() {
 }
 
 #[tokio::test]
+async fn a_text_that_somebody_reads_is_not_written_over() {
+    use std::io::Read;
+    let (place, key) = (Place::new(), key("kimi", "s"));
+    for text in ["a", "b", "c"] {
+        place.add(&key, &[text]).await;
+    }
+    let path = place.file("kimi-s.json");
+    let mut reader = fs::File::open(&path).unwrap();
+    let link = place.dir.path().join("link.json");
+    let before = fs::read_to_string(&path).unwrap();
+    for text in ["d", "e", "f"] {
+        place.add(&key, &[text]).await;
+    }
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, before);
+    fs::hard_link(&path, &link).unwrap();
+    let before = fs::read_to_string(&link).unwrap();
+    for text in ["g", "h", "i"] {
+        place.add(&key, &[text]).await;
+    }
+    assert_eq!(fs::read_to_string(&link).unwrap(), before);
+    assert_eq!(place.texts(&key).await, "abcdefghi");
+}
+
+#[tokio::test]
+async fn a_whole_directory_may_be_put_in_the_place_of_another() {
+    let (place, key) = (Place::new(), key("kimi", "s"));
+    for text in ["a", "b"] {
+        place.add(&key, &[text]).await;
+    }
+    let (dir, aside) = (place.file(""), place.dir.path().join("aside"));
+    fs::rename(&dir, &aside).unwrap();
+    assert_eq!(place.texts(&key).await, "");
+    place.add(&key, &["c"]).await;
+    assert_eq!(place.texts(&key).await, "c");
+    fs::remove_dir_all(&dir).unwrap();
+    fs::rename(&aside, &dir).unwrap();
+    assert_eq!(place.texts(&key).await, "ab");
+    fs::remove_dir_all(&dir).unwrap();
+    fs::remove_dir_all(place.dir.path().join(".locks")).unwrap();
+    place.add(&key, &["d"]).await;
+    assert_eq!(place.texts(&key).await, "d");
+}
+
+#[tokio::test]
+async fn what_a_power_cut_took_is_put_back_and_nothing_else() {
+    let (place, key) = (Place::new(), key("kimi", "s"));
+    let beside = || {
+        let entries = fs::read_dir(place.dir.path().join(".locks/sessions")).unwrap();
+        entries.count()
+    };
+    place.add(&key, &["a"]).await;
+    place.sessions.settle().await;
+    for text in ["b", "c", "d"] {
+        place.add(&key, &[text]).await;
+    }
+    assert!(beside() > 0);
+    // Killed, but the file is whole.
+    assert_eq!(Sessions::serve(place.dir.path()).load(&key).await.unwrap().messages().len(), 4);
+    assert_eq!(beside(), 0);
+    place.sessions.settle().await;
+    for text in ["e", "f"] {
+        place.add(&key, &[text]).await;
+    }
+    // As a file system leaves it whose power went before it wrote the text.
+    fs::File::options().write(true).open(place.file("kimi-s.json")).unwrap().set_len(7).unwrap();
+    let sessions = Sessions::serve(place.dir.path());
+    assert_eq!(sessions.load(&key).await.unwrap().messages().len(), 4);
+    assert_eq!(place.texts(&key).await, "abcd");
+    place.add(&key, &["g"]).await;
+    place.sessions.settle().await;
+    assert_eq!(beside(), 0, "nothing that was replaced lingers");
+}
+
+#[tokio::test]
 async fn fifty_writers_of_one_session_lose_nothing() {
     let (place, key) = (Place::new(), key("kimi", "s"));
     // A second handle stands for another process: only the file's lock is between them.
@@ -106,7 +182,7 @@ async fn fifty_writers_of_one_session_lose_nothing() {
             assert!(texts.contains(&format!("{round}{number},")), "{texts}");
         }
     }
-    assert_eq!(place.sessions.load(&key).await.unwrap().messages.len(), MAX_MESSAGES);
+    assert_eq!(place.sessions.load(&key).await.unwrap().messages().len(), MAX_MESSAGES);
 }
 
 #[tokio::test]
