@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth fuzz chaos kills reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth fuzz chaos streams kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -62,6 +62,11 @@ fuzz:
 chaos:
 	SIGOREST_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) \
 	  $(CARGO) test --locked -p host --test main -- chaos:: --nocapture
+
+## streams: STREAMS (9500) at once, each whole, and what memory each takes; needs descriptors for it (ulimit -n 20000)
+STREAMS ?= 9500
+streams:
+	SIGOREST_STREAMS=$(STREAMS) $(CARGO) test --locked -p host --test main -- crowd:: --nocapture
 
 ## kills: kill the writing server KILLS (1000) times: what was acknowledged is there, no file is damaged
 KILLS ?= 1000

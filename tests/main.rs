@@ -13,6 +13,7 @@ mod chat;
 mod cli;
 mod compatible;
 mod config;
+mod crowd;
 mod disk;
 mod embeddings;
 mod errors;

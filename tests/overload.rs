@@ -9,9 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{
-    Connection, SERVER, Server, Steady, Upstream, chunk, cpu_time, eventually, gateway, memory_used, say,
-};
+use crate::harness::{Connection, SERVER, Server, Steady, Upstream, chunk, cpu_time, eventually, gateway};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -212,22 +210,4 @@ fn callers_who_leave_free_the_upstream_at_once() {
         let median = leaving(stream, behind_head);
         assert!(median < Duration::from_millis(100), "stream {stream}, behind {behind_head}: {median:?}");
     }
-}
-
-#[test]
-fn many_streams_are_whole_and_small() {
-    const STREAMS: usize = 300;
-    let upstream = Upstream::start(|request, answer| say(request, answer, "one two three four five"));
-    let server = gateway().provider("mammouth", &upstream.url("/v1")).start();
-    let steady = Steady::over(&server, 64);
-    let before = memory_used(&server);
-    let mut callers: Vec<Connection> =
-        (0..STREAMS).map(|_| started(&server, &asking("gpt41", true))).collect();
-    let most = memory_used(&server).saturating_sub(before);
-    for caller in &mut callers {
-        assert_eq!(caller.reply().streamed_text(), "one two three four five");
-    }
-    println!("{STREAMS} streams: {} KiB each", most / STREAMS as u64);
-    assert!(most < 64 * STREAMS as u64 + 4096, "{most} KiB");
-    steady.check("many streams");
 }
