@@ -52,6 +52,7 @@ fn one_file_serves_any_number_of_providers() {
         [provider.acme]
         plugin = "openai-compatible"
         base_url = "{}"
+        isolation = "process"
         models = [
             {{ id = "acme/large", shortcode = "large", input_cost = 2.0, output_cost = 8, max_input_tokens = 32000 }},
             {{ id = "vectors", mode = "embedding" }},
@@ -98,6 +99,11 @@ fn one_file_serves_any_number_of_providers() {
 
     let plugin = server.get("/api/plugins/groq").json();
     assert_eq!(plugin["providers"], json!(["acme", "groq"]), "one file: {plugin}");
+    assert_eq!(
+        (&plugin["isolated"], &plugin["workers"][0]["provider"]),
+        (&json!(false), &json!("acme")),
+        "{plugin}"
+    );
     assert_eq!(plugin["models"], json!({"has": 5, "offers": 5, "hides": 0}));
     for (path, upstream) in [("groq", &groq), ("acme", &acme)] {
         let asked = upstream.requests().iter().filter(|request| request.path == "/v1/models").count();

@@ -38,8 +38,9 @@
 //! # Start
 //! `sigoREST plugin new acme` writes a crate with this as its one dependency, with fixtures and a test that
 //! tries all a gateway relies on ([`testing::conformance`]); `sigoREST plugin check FILE` does the same with
-//! the built file. An upstream that speaks OpenAI's format takes five lines, [`openai_compat!`]. All of an
-//! author's code can be under `#![deny(unsafe_code)]`.
+//! the built file. An upstream that speaks OpenAI's format takes five lines, [`openai_compat!`]; where it is
+//! an operator's own, no code at all, but a `[provider.NAME]` section with `plugin = "openai-compatible"`.
+//! All of an author's code can be under `#![deny(unsafe_code)]`.
 //!
 //! # The life of an exchange
 //! Each attempt to answer a caller is a new exchange with a new [`Provider::State`].

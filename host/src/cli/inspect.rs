@@ -35,7 +35,8 @@ fn text(path: &Path, size: usize, record: &Record) -> String {
     line("rustc", rustc);
     line("operations", &manifest.operations.join(", "));
     line("dialect", &dialect(manifest));
-    line("base URL", &manifest.base_url);
+    let wanted = if manifest.needs_base_url() { "each provider's own base_url" } else { "" };
+    line("base URL", if wanted.is_empty() { &manifest.base_url } else { wanted });
     line("egress", &egress(manifest));
     line("key", &key(manifest));
     line("offer", if manifest.offer == Offer::Always { "always" } else { "listed in models.csv" });
