@@ -234,6 +234,8 @@ fn a_worker_can_compute_and_nothing_else() {
     let server = isolated(&["caged"]).env("CAGED_SECRET", "visible to the gateway").start();
     let report = content(&ask(&server, "report"));
     let expected = [
+        "initialiser reads: PermissionDenied",
+        "initialiser lists: PermissionDenied",
         "variables: 0",
         "connect: PermissionDenied",
         "listen: PermissionDenied",

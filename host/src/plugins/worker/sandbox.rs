@@ -2,11 +2,13 @@
 //!
 //! No capability and no namespace is needed for this, so it holds in any container and under any unit.
 //! The order is: limits and the bond to the gateway; then, while the plugin's file is mapped (which runs
-//! its initialisers), no network, no processes, no files but to read; then, before the provider is made,
-//! no file at all and no new code. Whatever is not allowed fails with "operation not permitted".
+//! its initialisers), no network, no processes, no files but the system's libraries, which the linker may
+//! need, to read; then, before the provider is made, no file at all and no new code. Whatever is not allowed
+//! fails with "operation not permitted" or "permission denied".
 
 use std::collections::BTreeMap;
 
+use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, path_beneath_rules};
 use rustix::process::{Resource, Rlimit, Signal};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Is, SeccompCondition as Condition,
@@ -18,6 +20,9 @@ const MAX_MEMORY_BYTES: u64 = 4 << 30;
 
 /// Most descriptors: the standard streams, the socket, the plugin's memory files.
 const MAX_DESCRIPTORS: u64 = 32;
+
+/// Where the linker looks for libraries: whoever knows these knows no secret.
+const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"];
 
 /// Why a worker cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,9 @@ pub(super) enum Error {
     /// A filter cannot be made.
     #[error("{0}")]
     Filter(#[from] seccompiler::BackendError),
+    /// Files cannot be ruled out.
+    #[error("{0}")]
+    Files(#[from] landlock::RulesetError),
     /// A filter is not accepted.
     #[error("{0}; the kernel must have seccomp filters")]
     Seccomp(#[from] seccompiler::Error),
@@ -77,6 +85,11 @@ fn hold_off_signals() -> std::io::Result<()> {
 
 /// While the plugin's file is mapped.
 pub(super) fn enter_loading() -> Result<(), Error> {
+    // A filter of calls cannot see paths. Memory files, of which the plugin is one, have none and stay open to
+    // it. Kernels before 5.13, which have no such rules, let an initialiser read what the gateway's user may.
+    let files = AccessFs::from_all(ABI::V1);
+    let libraries = path_beneath_rules(LIBRARIES, AccessFs::from_read(ABI::V1));
+    Ruleset::default().handle_access(files)?.create()?.add_rules(libraries)?.restrict_self()?;
     let mut rules = both()?;
     let read_only = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64;
     rules.insert(libc::SYS_openat, vec![rule(vec![masked(2, read_only, 0)?])?]);

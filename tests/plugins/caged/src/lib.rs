@@ -1,15 +1,30 @@
 //! A plugin that tries to break out of its worker process, or to break it: the model's name says how.
 
-#![deny(unsafe_code)]
+// An initialiser, which runs while the file is mapped, is no part of a safe language.
+#![allow(unsafe_code)]
 
 use std::{
     fs, io,
     net::{TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixListener,
     process::Command,
+    sync::OnceLock,
 };
 
 use provider_api::{Call, Config, Fault, Out, Provider, Start, answer::quoted};
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static INITIALISER: extern "C" fn() = initialise;
+
+/// What the initialiser could do.
+static INITIALISED: OnceLock<String> = OnceLock::new();
+
+extern "C" fn initialise() {
+    let read = tried("initialiser reads", fs::read("/etc/passwd").map(drop));
+    let lists = tried("initialiser lists", fs::read_dir("/").map(drop));
+    let _ = INITIALISED.set(format!("{read}\n{lists}"));
+}
 
 /// The provider.
 pub struct Caged;
@@ -66,14 +81,10 @@ impl Provider for Caged {
 
 /// What can be done here, one attempt a line.
 fn report() -> String {
-    let failed = |name: &str, error: &io::Error| format!("{name}: {:?}", error.kind());
-    let tried = |name: &str, outcome: io::Result<()>| match outcome {
-        Ok(()) => format!("{name}: done"),
-        Err(error) => failed(name, &error),
-    };
     let thread = std::thread::Builder::new().spawn(|| 7).map(|thread| drop(thread.join()));
     let parent = std::os::unix::process::parent_id();
     [
+        INITIALISED.get().cloned().unwrap_or_default(),
         format!("variables: {}", std::env::vars_os().count()),
         tried("connect", TcpStream::connect("127.0.0.1:9").map(drop)),
         tried("listen", TcpListener::bind("127.0.0.1:0").map(drop)),
@@ -87,6 +98,13 @@ fn report() -> String {
         tried("thread", thread),
     ]
     .join("\n")
+}
+
+fn tried(name: &str, outcome: io::Result<()>) -> String {
+    match outcome {
+        Ok(()) => format!("{name}: done"),
+        Err(error) => format!("{name}: {:?}", error.kind()),
+    }
 }
 
 fn endless() -> ! {
