@@ -182,11 +182,36 @@ fn a_running_server_survives_damage_to_its_files() {
 #[test]
 fn a_file_is_read_without_being_run() {
     let setup = faulty();
-    let mut command = setup.command(crate::harness::SERVER);
-    let output = command.args(["plugin", "inspect"]).arg(plugin_file("moonshot")).output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for wanted in ["moonshot", "1.0.0", "MOONSHOT_API_KEY", "api.moonshot.ai", "kimi"] {
+    let mark = setup.path().join("mark");
+    let inspect = |id: &str| {
+        let mut command = setup.command(crate::harness::SERVER);
+        command.args(["plugin", "inspect"]).arg(plugin_file(id)).env("FAULTY_MARK", &mark);
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = inspect("moonshot");
+    let compiler = provider_api::__private::RUSTC;
+    for wanted in [
+        "moonshot",
+        "1.0.0",
+        "MOONSHOT_API_KEY",
+        "https://api.moonshot.ai",
+        "kimi",
+        "MIT",
+        compiler,
+        "in $/M",
+    ] {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
+    assert!(inspect("faulty").contains("1.0.0-one") && !mark.exists());
+    // A gateway that refuses a file does not run it either; one that loads it does.
+    let marked = mark.to_str().expect("a path").to_owned();
+    let setup = setup.env("FAULTY_MARK", marked).file("plugins/plugins.lock", "");
+    let server = setup.start();
+    ask(&server, "good").error(404);
+    assert!(!mark.exists());
+    fs::remove_file(server.data().join("plugins/plugins.lock")).expect("removed");
+    eventually("its models", || (ask(&server, "good").status == 200).then_some(()));
+    assert!(mark.exists());
 }

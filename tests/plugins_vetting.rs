@@ -2,10 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::{
+        fs::{PermissionsExt, chown, symlink},
+        net::UnixListener,
+    },
     path::Path,
 };
 
+use blake2::Blake2b512;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -69,6 +73,15 @@ fn every_kind_of_wrong_file_is_refused_with_its_reason() {
         .file("plugins/cpu.so", &other_cpu)
         .file("plugins/twice.so", &echo)
         .file("plugins/open.so", &echo)
+        .file("plugins/major.so", patched("echo", &[("\"api\": \"1.0\"", "\"api\": \"2.0\"")]))
+        .file("plugins/form.so", patched("echo", &[("\"schema\": 1", "\"schema\": 7")]))
+        .file("plugins/record.so", patched("echo", &[("GWPLUGIN", "GWPLUGON")]))
+        // Those that follow are found out by opening them only.
+        .file("plugins/exports.so", patched("ollama", &[("_1as_0lib_1header", "_1as_0lib_1hidden")]))
+        .file(
+            "plugins/needs.so",
+            patched("moonshot", &[("\0pthread_key_create\0", "\0pthread_key_kreate\0")]),
+        )
         .file("outside/link.so", &echo);
     let plugins = setup.path().join("plugins");
     let large = fs::File::create(plugins.join("large.so")).expect("a file");
@@ -85,6 +98,8 @@ fn every_kind_of_wrong_file_is_refused_with_its_reason() {
     symlink("nowhere.so", plugins.join("dangling.so")).expect("a link");
     let pipe = plugins.join("pipe.so");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("a pipe");
+    let _socket = UnixListener::bind(plugins.join("socket.so")).expect("a socket");
+    symlink("/dev/null", plugins.join("device.so")).expect("a link");
     mode(&plugins.join("open.so"), 0o666);
     let server = setup.start();
     check(
@@ -105,6 +120,13 @@ fn every_kind_of_wrong_file_is_refused_with_its_reason() {
             ("link.so", "link_outside"),
             ("dangling.so", "cannot_read"),
             ("pipe.so", "not_a_file"),
+            ("socket.so", "not_a_file"),
+            ("device.so", "link_outside"),
+            ("major.so", "wrong_api"),
+            ("form.so", "bad_manifest"),
+            ("record.so", "bad_manifest"),
+            ("exports.so", "missing_symbol"),
+            ("needs.so", "missing_symbol"),
         ],
     );
     assert_eq!(ask(&server, "echo").status, 200);
@@ -162,11 +184,21 @@ impl Signer {
         format!("untrusted comment: minisign public key\n{}\n", base64(&key))
     }
 
+    /// As minisign signs by itself since 0.10: the file's digest.
     fn sign(&self, bytes: &[u8]) -> String {
+        self.signature(b"ED", &Blake2b512::digest(bytes))
+    }
+
+    /// As older ones did, and `minisign -l` does: the file itself.
+    fn sign_whole(&self, bytes: &[u8]) -> String {
+        self.signature(b"Ed", bytes)
+    }
+
+    fn signature(&self, kind: &[u8], bytes: &[u8]) -> String {
         let signature = self.0.sign(bytes);
         let comment = "timestamp:1790000000";
         let global = self.0.sign(&[signature.as_ref(), comment.as_bytes()].concat());
-        let first = [&b"Ed"[..], b"keyident", signature.as_ref()].concat();
+        let first = [kind, b"keyident", signature.as_ref()].concat();
         let (first, global) = (base64(&first), base64(global.as_ref()));
         format!("untrusted comment: signature\n{first}\ntrusted comment: {comment}\n{global}\n")
     }
@@ -208,6 +240,72 @@ fn where_keys_are_trusted_every_plugin_needs_a_signature() {
 }
 
 #[test]
+fn a_signature_is_for_one_key_and_one_file() {
+    let (ours, theirs) = (Signer::new(1), Signer::new(2));
+    let echo = fs::read(plugin_file("echo")).expect("the plugin");
+    let other = patched("echo", &[("\"name\": \"Echo\"", "\"name\": \"Ohce\"")]);
+    let check = |what: &str, signature: Option<String>, expected: &str| {
+        let mut setup = gateway().plugins(&["echo"]).file("plugins/trusted-keys", ours.public());
+        if let Some(signature) = signature {
+            setup = setup.file("plugins/echo.so.minisig", signature);
+        }
+        let server = setup.start();
+        let found = refused(&server);
+        let reason = found.first().map_or("", |(_, reason)| reason.as_str());
+        assert_eq!(reason, expected, "{what}");
+        assert_eq!(ask(&server, "echo").status, if expected.is_empty() { 200 } else { 404 }, "{what}");
+    };
+    check("ours", Some(ours.sign(&echo)), "");
+    check("ours, the old way", Some(ours.sign_whole(&echo)), "");
+    check("theirs", Some(theirs.sign(&echo)), "bad_signature");
+    check("theirs, the old way", Some(theirs.sign_whole(&echo)), "bad_signature");
+    check("of another file", Some(ours.sign(&other)), "bad_signature");
+    check("of another file, the old way", Some(ours.sign_whole(&other)), "bad_signature");
+    check("none", None, "unsigned");
+    check(
+        "of the digest as if it were the file",
+        Some(ours.sign_whole(&Blake2b512::digest(&echo))),
+        "bad_signature",
+    );
+    check(
+        "with another comment",
+        Some(ours.sign(&echo).replace("1790000000", "1790000001")),
+        "bad_signature",
+    );
+    check("no signature at all", Some("what".into()), "bad_signature");
+}
+
+#[test]
+fn files_of_others_are_not_read() {
+    let setup = gateway().plugins(&["echo", "zai"]);
+    drop(setup.command(crate::harness::SERVER));
+    let file = setup.path().join("plugins/zai.so");
+    // Only root can give files away.
+    let given = chown(&file, Some(12345), None).is_ok();
+    let server = setup.start();
+    check(&server, if given { &[("zai.so", "wrong_owner")] } else { &[] });
+    assert_eq!(ask(&server, "echo").status, 200);
+}
+
+#[test]
+fn links_within_the_directory_are_followed() {
+    let echo = fs::read(plugin_file("echo")).expect("the plugin");
+    let setup =
+        gateway().plugins(&[]).file("plugins/store/echo-1", &echo).file("plugins/store/echo-2", &echo);
+    let link = setup.path().join("plugins/echo.so");
+    symlink("store/echo-1", &link).expect("a link");
+    mode(&setup.path().join("plugins/store/echo-2"), 0o666);
+    let server = setup.start();
+    check(&server, &[]);
+    assert_eq!(ask(&server, "echo").status, 200);
+    // What a link leads to is what is checked.
+    fs::remove_file(&link).expect("removed");
+    symlink("store/echo-2", &link).expect("a link");
+    again(&server);
+    check(&server, &[("echo.so", "wrong_mode")]);
+}
+
+#[test]
 fn a_directory_that_others_can_write_is_not_read() {
     let setup = gateway().plugins(&["echo"]);
     let plugins = setup.path().join("plugins");
@@ -220,4 +318,9 @@ fn a_directory_that_others_can_write_is_not_read() {
     again(&server);
     check(&server, &[]);
     assert_eq!(ask(&server, "echo").status, 200);
+    // Who can rename a directory can put another in its place.
+    mode(server.data(), 0o777);
+    again(&server);
+    check(&server, &[("echo.so", "wrong_mode")]);
+    mode(server.data(), 0o700);
 }

@@ -35,7 +35,7 @@ fn a_truncated_plugin_is_refused_wherever_it_is_cut() {
     let table = section_table(&file);
     let lengths =
         [64, 65, 119, 1000, 4096, 300 * 1024, file.len() / 2, table - 1, table, table + 1, file.len() - 1];
-    for length in lengths {
+    for length in lengths.into_iter().chain((64..file.len()).step_by(4999)) {
         refused(&file[..length], "truncated");
     }
     for length in 4..64 {

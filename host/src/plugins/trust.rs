@@ -75,11 +75,16 @@ impl Trust {
         if let Some(parent) = real.parent().filter(|parent| *parent != self.dir) {
             check_place(parent)?;
         }
+        let odd = || Refused::new("not_a_file", "it is not a regular file; put only plugin files here");
+        // Opening a device can do something, and a socket cannot be opened.
+        if !std::fs::symlink_metadata(&real).map_err(unreadable)?.is_file() {
+            return Err(odd());
+        }
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&real).map_err(unreadable)?;
         let facts = file.metadata().map_err(unreadable)?;
         if !facts.is_file() {
-            return Err(Refused::new("not_a_file", "it is not a regular file; put only plugin files here"));
+            return Err(odd());
         }
         check_facts(&facts, FILE, "chmod go-w it")?;
         Ok(file)

@@ -8,6 +8,17 @@ use provider_api::{Call, Config, Event, Fault, HttpRequest, Out, Provider, Reply
 /// What a streamed answer carries, for tests that replace the file: patched in copies of it.
 const GENERATION: &str = "generation one";
 
+#[used]
+#[unsafe(link_section = ".init_array")]
+static INITIALISER: extern "C" fn() = initialise;
+
+/// Leaves a mark of having been mapped where a test wants one.
+extern "C" fn initialise() {
+    if let Some(mark) = std::env::var_os("FAULTY_MARK") {
+        let _ = std::fs::write(mark, "an initialiser ran");
+    }
+}
+
 /// The provider.
 pub struct Faulty {
     base_url: String,
