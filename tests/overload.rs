@@ -142,6 +142,56 @@ fn without_descriptors_nothing_spins_and_all_comes_back() {
 }
 
 #[test]
+fn a_reload_without_descriptors_keeps_what_was_in_force() {
+    let settings = "[access]\nhosts = [\"old.example\"]\n";
+    let server = gateway()
+        .plugins(&["echo", "mammouth"])
+        .provider("mammouth", &Upstream::saying("fine").url("/v1"))
+        .config(settings)
+        .file("models.csv", "gpt4o\n")
+        .file("memory.json", r#"{"content":"old"}"#)
+        .file("channels.json", r#"{"providers":{"mammouth":{"default":{"active":false}}}}"#)
+        .file("plugins/echo.models.csv", "shortcode,id\nechoes,echoes\n")
+        .start();
+    let mut open = server.connect();
+    let host = |open: &mut Connection, name: &str| open.send("GET", "/ping", &[("host", name)], b"").status;
+    let seen = |open: &mut Connection| {
+        let told = ["/v1/models", "/api/memory", "/api/channels"].map(|path| open.get(path).text());
+        let plugins = open.get("/api/plugins").json();
+        let plugins = plugins.as_array().expect("a list").iter();
+        let serving: Vec<_> = plugins
+            .filter(|plugin| plugin["state"] == "loaded")
+            .map(|plugin| (plugin["id"].clone(), plugin["generation"].clone()))
+            .collect();
+        (told, serving, host(open, "old.example"), host(open, "new.example"))
+    };
+    let before = seen(&mut open);
+    assert!(before.0[0].contains("gpt4o") && before.0[0].contains("echoes") && before.0[1].contains("old"));
+    for (file, text) in [
+        ("sigorest.toml", "[access]\nhosts = [\"new.example\"]\n"),
+        ("models.csv", "gpt41\n"),
+        ("memory.json", r#"{"content":"new"}"#),
+    ] {
+        std::fs::write(server.data().join(file), text).expect("a file");
+    }
+    // What is there now may close and come again, but nothing more.
+    limit_descriptors(&server, 3);
+    for _ in 0..3 {
+        let from = server.log_length();
+        server.reload();
+        eventually("the reload", || server.log_from(from).contains("reloaded").then_some(()));
+        assert_eq!(seen(&mut open), before, "{}", server.log_from(from));
+    }
+    limit_descriptors(&server, 10_000);
+    server.reload();
+    eventually("what is new", || (host(&mut open, "new.example") == 200).then_some(()));
+    eventually("the new memory", || open.get("/api/memory").text().contains("new").then_some(()));
+    let models = open.get("/v1/models").text();
+    assert!(models.contains("gpt41") && !models.contains("gpt4o") && models.contains("echoes"), "{models}");
+    assert!(open.get("/api/channels").text().contains("disabled"), "switched off as before");
+}
+
+#[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let setup = gateway();
     let mut command: Command = setup.command(SERVER);

@@ -175,6 +175,15 @@ impl Channels {
         }
     }
 
+    /// Leaves what was switched by hand as it was, also where a key has changed.
+    pub fn switch_as(&self, before: &Self) {
+        for channel in &self.list {
+            if let Some(old) = before.list.iter().find(|old| old.name == channel.name) {
+                channel.state.switch.store(old.state.switch.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Whether these are the same keys from the same places.
     pub fn are_those_of(&self, other: &Self) -> bool {
         let same = |(a, b): (&Arc<Channel>, &Arc<Channel>)| {

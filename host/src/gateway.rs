@@ -135,7 +135,7 @@ impl Gateway {
             }
         }
         let (list, mut warnings) = List::parse(own_list.as_deref().unwrap_or(catalog::DEFAULT_LIST));
-        let record = Record::read(&settings);
+        let record = Record::read(&settings, self.catalog.load().owners());
         let sources: Vec<_> = self.plugins.current().providers.values().map(|p| p.source()).collect();
         let (built, more) = catalog::build(&sources, &list, &record.owners);
         warnings.extend(more);

@@ -32,15 +32,14 @@ pub enum SwitchError {
 }
 
 impl Switches {
-    /// Reads the file; one that cannot be used is warned of and switches nothing.
-    pub fn read(data_dir: &Path) -> Self {
-        match load(data_dir) {
-            Ok(value) => Self(value),
-            Err(why) => {
-                tracing::warn!(%why, "channels.json cannot be used; no channel is switched off by hand");
-                Self::default()
-            }
-        }
+    /// Reads the file; one that cannot be used is warned of, and then all is to stay switched as it is.
+    pub fn read(data_dir: &Path) -> Option<Self> {
+        load(data_dir)
+            .map(Self)
+            .inspect_err(|why| {
+                tracing::warn!(%why, "channels.json cannot be used; channels stay as they were switched, at a start none is");
+            })
+            .ok()
     }
 
     /// Whether a channel was switched on or off.
@@ -103,17 +102,21 @@ fn load(data_dir: &Path) -> Result<Value, String> {
 mod tests {
     use super::*;
 
+    fn read(dir: &Path) -> Switches {
+        Switches::read(dir).expect("a file that can be used")
+    }
+
     #[test]
     fn a_switch_is_on_disk_and_the_rest_of_the_file_stays() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join(FILE);
-        assert_eq!(Switches::read(dir.path()).of("p", "0"), None);
+        assert_eq!(read(dir.path()).of("p", "0"), None);
         std::fs::write(&file, r#"{"providers":{"p":{"0":{"active":true,"min_interval_ms":5}}},"x":1}"#)
             .expect("a file");
-        assert_eq!(Switches::read(dir.path()).of("p", "0"), Some(true));
+        assert_eq!(read(dir.path()).of("p", "0"), Some(true));
         Switches::set(dir.path(), "p", "0", false).expect("stored");
         Switches::set(dir.path(), "q", "default", false).expect("stored");
-        let read = Switches::read(dir.path());
+        let read = read(dir.path());
         assert_eq!(
             (read.of("p", "0"), read.of("q", "default"), read.of("q", "0")),
             (Some(false), Some(false), None)
@@ -128,9 +131,9 @@ mod tests {
     fn a_damaged_file_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join(FILE), "{\"prov").expect("a file");
-        assert_eq!(Switches::read(dir.path()).of("p", "0"), None);
+        assert!(Switches::read(dir.path()).is_none());
         Switches::set(dir.path(), "p", "0", false).expect("stored");
-        assert_eq!(Switches::read(dir.path()).of("p", "0"), Some(false));
+        assert_eq!(read(dir.path()).of("p", "0"), Some(false));
         let kept = std::fs::read_to_string(dir.path().join("channels.json.broken")).expect("kept");
         assert_eq!(kept, "{\"prov");
     }

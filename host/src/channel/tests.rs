@@ -155,7 +155,7 @@ fn what_people_switch_goes_before_everything() {
     fail(&channels, "0", Fault::new(FaultKind::AUTH, "no"), now);
     assert_eq!(channels.row(&channels.list()[0], now).state, "disabled");
     let reloaded = made(&["a", "b"], &settings, Some(&channels));
-    reloaded.switch(&Switches::read(dir.path()));
+    reloaded.switch(&Switches::read(dir.path()).expect("a file"));
     assert!(reloaded.list().iter().all(|channel| !channel.enabled()));
 }
 

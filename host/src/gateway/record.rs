@@ -17,8 +17,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads it. One that cannot be used counts as none.
-    pub(super) fn read(settings: &Settings) -> Self {
+    /// Reads it. Where it cannot be used, names stay with those who have them now.
+    pub(super) fn read(settings: &Settings, now: &Owners) -> Self {
         let path = settings.data_dir.join("shortcodes.json");
         let read = match files::read(&path, MAX_RECORD_BYTES) {
             Ok(None) => Owners::new(settings.models.clone(), None).map_err(|error| error.to_string()),
@@ -32,9 +32,9 @@ impl Record {
             Err(error) => {
                 tracing::warn!(
                     error,
-                    "shortcodes.json cannot be used; who owns which shortcode is decided anew"
+                    "shortcodes.json cannot be used; shortcodes stay with their owners, at a start they are decided anew"
                 );
-                let owners = Owners { pinned: settings.models.clone(), ..Owners::default() };
+                let owners = Owners { pinned: settings.models.clone(), recorded: now.recorded.clone() };
                 Self { path, owners, broken: true }
             }
         }

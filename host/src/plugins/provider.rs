@@ -95,7 +95,7 @@ impl Provider {
         let auth = auth(name, &section, manifest, &base);
         // What is known about a key outlives the plugin's version.
         let channels = channels(name, &section, auth.as_ref(), before.map(|before| &before.channels));
-        channels.switch(&Switches::read(&settings.data_dir));
+        switch(&channels, settings, before.map(|before| &before.channels));
         let config = config(name, manifest, settings);
         let before = before.filter(|old| Arc::ptr_eq(&old.generation.meter, &generation.meter));
         let apart = section.isolation == Isolation::Process;
@@ -351,6 +351,15 @@ fn auth(name: &str, section: &ProviderSettings, manifest: &Manifest, base: &Orig
     let named = section.key_env.is_some() || section.key_file.is_some();
     auth.optional |= auth.optional_over_http && !named && !base.secure;
     Some(auth)
+}
+
+/// What was switched by hand; what was before, where the file cannot be read.
+fn switch(channels: &Channels, settings: &Settings, before: Option<&Channels>) {
+    match (Switches::read(&settings.data_dir), before) {
+        (Some(switches), _) => channels.switch(&switches),
+        (None, Some(before)) => channels.switch_as(before),
+        (None, None) => {}
+    }
 }
 
 /// The channels of a provider's keys; what is known about those that stay is kept.
