@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use provider_api::{
     Call, Fault, Out,
     answer::{ChatAnswer, quoted},
-    request::Members,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,7 +17,6 @@ use crate::{
 /// A chat whose answer comes in events.
 pub struct Stream {
     form: ChatAnswer,
-    include_usage: bool,
     tokens: Tokens,
     reason: &'static str,
     /// Tool calls so far.
@@ -103,12 +101,8 @@ fn some(text: Option<&RawValue>) -> Option<&str> {
 impl Stream {
     /// For the answer to this call.
     pub fn new(call: &Call<'_>) -> Self {
-        let members = Members::parse(call.body).unwrap_or_default();
-        let options = members.value("stream_options").unwrap_or("{}");
-        let options = Members::parse(options.as_bytes()).unwrap_or_default();
         Self {
             form: ChatAnswer::new(call),
-            include_usage: options.value("include_usage") == Some("true"),
             tokens: Tokens::default(),
             reason: "stop",
             calls: 0,
@@ -240,9 +234,8 @@ impl Stream {
         out.chunk(self.form.finish(self.reason));
         let usage = self.tokens.usage();
         out.usage(usage);
-        if self.include_usage {
-            out.chunk(self.form.usage(&usage));
-        }
+        // Callers who did not ask for it do not get it.
+        out.chunk(self.form.usage(&usage));
         out.done(b"");
     }
 }
