@@ -294,9 +294,13 @@ pub fn cost(model: &Model, usage: &Usage) -> Option<f64> {
         return None;
     }
     let read = usage.cache_read.unwrap_or_default();
-    // Rows hold one price for writing to a cache; whoever keeps it for an hour pays at least that.
-    let written = usage.cache_write.unwrap_or_default() + usage.cache_write_1h.unwrap_or_default();
-    let plain = usage.input.unwrap_or_default().saturating_sub(read + written);
+    let (written, for_an_hour) =
+        (usage.cache_write.unwrap_or_default(), usage.cache_write_1h.unwrap_or_default());
+    // Rows hold one price for writing to a cache, that of the short time. An hour costs twice the input at
+    // both vendors that sell it (Anthropic, Moonshot; 2026-10-27).
+    let hour_cost =
+        model.input_cost.map(|usd| if model.cache_write_cost.is_some() { 2.0 * usd } else { usd });
+    let plain = usage.input.unwrap_or_default().saturating_sub(read + written + for_an_hour);
     let of = |tokens: u64, usd_per_mtok: Option<f64>| match tokens {
         0 => Some(0.0),
         _ => usd_per_mtok.map(|usd| tokens as f64 * usd / 1e6),
@@ -305,6 +309,7 @@ pub fn cost(model: &Model, usage: &Usage) -> Option<f64> {
         of(plain, model.input_cost)?
             + of(read, model.cached_input_cost.or(model.input_cost))?
             + of(written, model.cache_write_cost.or(model.input_cost))?
+            + of(for_an_hour, hour_cost)?
             + of(usage.output.unwrap_or_default(), model.output_cost)?,
     )
 }

@@ -48,7 +48,7 @@ fn a_cost_is_known_only_if_every_needed_price_is() {
     };
     check(&priced, tokens(1_000_000, 100_000), Some(4.5));
     check(&priced, caching, Some(3.0));
-    check(&cached, caching, Some(0.6 + 0.15 + 1.125));
+    check(&cached, caching, Some(0.6 + 0.15 + 0.75 + 0.6));
     check(&input_only, tokens(1_000_000, 0), Some(3.0));
     check(&input_only, tokens(1_000_000, 1), None);
     check(&Model::default(), tokens(1, 1), None);
