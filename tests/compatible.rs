@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, Setup, Upstream, gateway, say};
+use crate::harness::{KEY, Setup, Upstream, eventually, gateway, plugin_file, say};
 
 /// A server with a list of models that answers chats with this text, and embeddings.
 fn server(text: &'static str, listed: Value) -> Upstream {
@@ -228,9 +228,7 @@ fn a_section_that_is_added_serves_after_a_reload() {
     );
     std::fs::write(server.data().join("sigorest.toml"), config).expect("written");
     server.reload();
-    crate::harness::eventually("the new provider", || {
-        (server.chat(&hello("late/a", false)).status == 200).then_some(())
-    });
+    eventually("the new provider", || (server.chat(&hello("late/a", false)).status == 200).then_some(()));
 }
 
 #[test]
@@ -240,4 +238,49 @@ fn the_readmes_sections_are_right() {
     let (_, block) = readme.split_once("```\n[provider.groq]").expect("the sections");
     let block = format!("[provider.groq]{}", block.split("```").next().expect("an end"));
     assert_eq!(setup(&block).args(&["check"]).run().status.code(), Some(0), "{block}");
+}
+
+#[test]
+fn the_other_settings_of_a_provider_work_for_it_too() {
+    let upstream = Upstream::start(|request, answer| match request.header("authorization") {
+        Some("Bearer sk-from-file") => {
+            answer.json(
+                429,
+                &json!({"error": {"message": "slow", "type": "rate_limit", "code": "rate_limit"}}),
+            );
+        }
+        _ => say(request, answer, "second key"),
+    });
+    let setup = setup("").file("key", "sk-from-file\n").env("GROQ_API_KEY_0", "sk-zero");
+    let config = format!(
+        "[provider.groq]\nplugin = \"openai-compatible\"\nbase_url = \"{}\"\nkey_file = \"{}\"\noffer = \"listed\"\nmodels = [\"a\", \"b\"]\n",
+        upstream.url("/v1"),
+        setup.path().join("key").display()
+    );
+    let server = setup.config(&config).file("models.csv", "groq/a").start();
+    server.chat(&hello("groq/b", false)).error(404);
+    let mut body = hello("groq/a", false);
+    body["retries"] = json!(1);
+    let reply = server.chat(&body);
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "second key", "{}", reply.text());
+    let channels = server.get("/api/channels").text();
+    assert!(channels.contains("groq") && !channels.contains("sk-"), "{channels}");
+}
+
+#[test]
+fn a_file_that_comes_later_serves_the_sections_that_wait_for_it() {
+    let upstream = server("hi", json!({"data": []}));
+    let config = format!(
+        "[provider.good]\nplugin = \"openai-compatible\"\nbase_url = \"{}\"\nmodels = [\"a\"]\n[provider.bad]\nplugin = \"openai-compatible\"\n",
+        upstream.url("/v1")
+    );
+    let server = gateway().plugins(&["echo"]).config(&config).start();
+    server.chat(&hello("good/a", false)).error(404);
+    std::fs::copy(plugin_file("openai-compatible"), server.data().join("plugins/any-name.so"))
+        .expect("a copy");
+    eventually("the good section serves", || {
+        (server.chat(&hello("good/a", false)).status == 200).then_some(())
+    });
+    let plugins = server.get("/api/plugins").text();
+    assert!(plugins.contains("BAD_BASE_URL") && plugins.contains("[provider.bad]"), "{plugins}");
 }
