@@ -346,6 +346,28 @@ fn a_long_conversation_costs_a_small_multiple_of_its_size() {
 }
 
 #[test]
+fn a_large_body_is_held_once() {
+    let upstream = Upstream::json(200, completion("fine"));
+    let setup = gateway().provider("mammouth", &upstream.url("/v1"));
+    let server = setup.file("memory.json", r#"{"content": "It goes in front of all."}"#).start();
+    let image = "i".repeat(32 << 20);
+    let body = format!(r#"{{"model":"gpt41","messages":[{{"role":"user","content":"{image}"}}]}}"#);
+    server.get("/ping");
+    let before = memory_used(&server);
+    reset_memory_peak(&server);
+    let reply = json_reply(&server, &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let peak = memory_peak(&server).saturating_sub(before) * 1024;
+    let factor = peak as f64 / body.len() as f64;
+    println!("{factor:.2} times {} bytes", body.len());
+    // Half of it is room for code that runs for the first time; two copies would be more.
+    assert!(factor < 1.9, "{factor:.2} times its size");
+    let sent = upstream.last().messages();
+    assert_eq!(sent.len(), 2);
+    assert!(sent[1].1 == image, "the upstream got all of it");
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_their_order() {
     let upstream = Upstream::start(|request, answer| {
         if request.number == 0 {

@@ -38,21 +38,37 @@ where
         return Err(too_large(max));
     }
     let Some(second) = next_unless_ended(&mut body, &mut pace).await? else { return Ok(first) };
-    // Believe a length only so far: a caller who announces much and sends little must not hold memory.
-    let expected = declared.map_or(0, |length| length.min(1 << 20) as usize);
-    let mut whole = BytesMut::with_capacity(expected.max(first.len() + second.len()));
-    whole.extend_from_slice(&first);
-    let mut piece = second;
+    let mut whole = BytesMut::new();
+    let mut piece = first;
+    let mut next = Some(second);
     loop {
-        if whole.len() + piece.len() > max {
+        let length = whole.len() + piece.len();
+        if length > max {
             return Err(too_large(max));
         }
-        whole.extend_from_slice(&piece);
-        match next_unless_ended(&mut body, &mut pace).await? {
-            Some(next) => piece = next,
-            None => return Ok(whole.freeze()),
+        if length > whole.capacity() {
+            whole.reserve(room(declared, length) - whole.len());
         }
+        whole.extend_from_slice(&piece);
+        piece = match next.take() {
+            Some(next) => next,
+            None => match next_unless_ended(&mut body, &mut pace).await? {
+                Some(next) => next,
+                None => return Ok(whole.freeze()),
+            },
+        };
     }
+}
+
+/// Room that is left behind a body for what the gateway will put into it.
+const SPARE_ROOM: usize = 16 << 10;
+
+/// How much room to make for a body of which `length` bytes came. A length is believed only so far: a
+/// caller who announces much and sends little must not hold memory.
+fn room(declared: Option<u64>, length: usize) -> usize {
+    let believed = (length * 8).max(1 << 20);
+    let expected = declared.map_or(length * 2, |declared| believed.min(declared as usize));
+    expected.max(length) + SPARE_ROOM
 }
 
 fn declared(head: &Parts) -> Option<u64> {

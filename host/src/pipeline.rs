@@ -163,8 +163,9 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// How one model is asked, by an end that an earlier one may have set.
-    fn plan(&self, entry: Arc<Entry>, deadline: Option<Instant>) -> Result<Plan, Error> {
+    /// How one model is asked, by an end that an earlier one may have set. The `last` one gets the caller's
+    /// own bytes.
+    fn plan(&mut self, entry: Arc<Entry>, deadline: Option<Instant>, last: bool) -> Result<Plan, Error> {
         let Self { gateway, chat, .. } = self;
         let provider = provider_of(gateway, &entry)?;
         let claude = entry.model.id.contains("claude");
@@ -173,7 +174,8 @@ impl Question<'_> {
             history: self.history.clone(),
             ask_usage: chat.stream && !chat.include_usage && provider.asks_usage,
         };
-        let body = chat.encode(&entry.model.id, &insert)?;
+        let id = &entry.model.id;
+        let body = if last { chat.encode_last(id, &insert) } else { chat.encode(id, &insert) }?;
         let call = call("chat", &entry, body, chat, gateway.shared.limits.load().connect);
         let call = Call { keep_answer: self.keep_answer, ..call };
         let plan = plan(gateway, entry, provider, call, &chat.options);
@@ -192,8 +194,9 @@ async fn first_answer(
     let mut question = Some(question);
     let (mut first_error, mut deadline) = (None, None);
     let mut entries = std::iter::once(entry).chain(fallbacks).peekable();
-    while let Some((entry, asked)) = entries.next().zip(question.take()) {
-        let plan = match asked.plan(entry, deadline) {
+    while let Some((entry, mut asked)) = entries.next().zip(question.take()) {
+        let asked_bytes = asked.chat.body.len();
+        let plan = match asked.plan(entry, deadline, entries.peek().is_none()) {
             Ok(plan) => plan,
             Err(error) if error.status == StatusCode::SERVICE_UNAVAILABLE => {
                 first_error.get_or_insert(error);
@@ -204,7 +207,7 @@ async fn first_answer(
         };
         deadline = Some(plan.deadline);
         if let Some(ledger) = ledger {
-            ledger.model(&plan.entry, plan.call.stream, asked.chat.body.len());
+            ledger.model(&plan.entry, plan.call.stream, asked_bytes);
             ledger.working();
         }
         // The caller's bytes are kept no longer than they may be asked for.
@@ -244,9 +247,10 @@ where
             return Err(Error::bad_request(text).param("model"));
         }
         let provider = provider_of(gateway, &entry)?;
+        let asked_bytes = request.body.len();
         let body = request.encode(&entry.model.id);
         if let Some(ledger) = &mut ledger {
-            ledger.model(&entry, false, request.body.len());
+            ledger.model(&entry, false, asked_bytes);
             ledger.working();
         }
         let call = Call {

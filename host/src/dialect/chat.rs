@@ -132,7 +132,20 @@ impl Chat {
     /// # Errors
     /// 400: see [`Chat::messages`]; only asked for where a history is inserted.
     pub fn encode(&self, model: &str, insert: &Insert) -> Result<Bytes, Error> {
-        let mut edits: Vec<Edit<'_>> = Vec::with_capacity(6);
+        Ok(splice::apply(self.body.clone(), self.edits(model, insert)?))
+    }
+
+    /// The same where it is needed no more: a large body is edited where it is, and `body` is empty then.
+    ///
+    /// # Errors
+    /// As [`Chat::encode`].
+    pub fn encode_last(&mut self, model: &str, insert: &Insert) -> Result<Bytes, Error> {
+        let edits = self.edits(model, insert)?;
+        Ok(splice::apply(std::mem::take(&mut self.body), edits))
+    }
+
+    fn edits(&self, model: &str, insert: &Insert) -> Result<Vec<Edit<'static>>, Error> {
+        let mut edits: Vec<Edit<'static>> = Vec::with_capacity(6);
         edits.extend(self.own_cuts.iter().map(|cut| (cut.clone(), Cow::Borrowed(&b""[..]))));
         let name = serde_json::to_vec(model).unwrap_or_default();
         edits.push((self.model_span.clone(), name.into()));
@@ -140,11 +153,11 @@ impl Chat {
             edits.extend(self.usage_edit());
         }
         self.insert_messages(insert, &mut edits)?;
-        Ok(splice::apply(&self.body, edits))
+        Ok(edits)
     }
 
     /// Memory and `system_prompt` first, then the caller's leading system messages, then the history.
-    fn insert_messages(&self, insert: &Insert, edits: &mut Vec<Edit<'_>>) -> Result<(), Error> {
+    fn insert_messages(&self, insert: &Insert, edits: &mut Vec<Edit<'static>>) -> Result<(), Error> {
         let mut first: Vec<u8> = Vec::new();
         let at = self.messages_span.start + 1;
         if let Some(memory) = &insert.memory {
@@ -258,6 +271,7 @@ mod tests {
 
     fn encoded(text: &str, insert: &Insert) -> String {
         let bytes = chat(text).encode("id-1", insert).expect("valid");
+        assert_eq!(chat(text).encode_last("id-1", insert).expect("valid"), bytes);
         String::from_utf8(bytes.to_vec()).expect("UTF-8")
     }
 

@@ -39,8 +39,8 @@ impl Embeddings {
     }
 
     /// The bytes for an upstream.
-    pub fn encode(&self, model: &str) -> Bytes {
+    pub fn encode(self, model: &str) -> Bytes {
         let name = serde_json::to_vec(model).unwrap_or_default();
-        splice::apply(&self.body, vec![(self.model_span.clone(), name.into())])
+        splice::apply(self.body, vec![(self.model_span, name.into())])
     }
 }
