@@ -8,11 +8,12 @@ use std::{
     collections::HashMap,
     io::IoSlice,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -320,7 +321,7 @@ async fn write_pieces(io: &mut Io, mut pieces: Vec<Bytes>) -> std::io::Result<()
         let mut sent = std::future::poll_fn(|cx| {
             let slices: Vec<IoSlice<'_>> =
                 pieces[first..].iter().take(32).map(|piece| IoSlice::new(piece)).collect();
-            std::pin::Pin::new(&mut *io).poll_write_vectored(cx, &slices)
+            Pin::new(&mut *io).poll_write_vectored(cx, &slices)
         })
         .await?;
         if sent == 0 {
@@ -341,16 +342,21 @@ impl Connection {
     /// Reads once; 0 is the end.
     async fn fill(&mut self) -> Result<usize, TransportError> {
         let Self { io, buffer, .. } = self;
-        let read = std::future::poll_fn(|cx| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let mut read = ReadBuf::new(scratch);
-                std::task::ready!(std::pin::Pin::new(&mut *io).poll_read(cx, &mut read))?;
-                buffer.extend_from_slice(read.filled());
-                Poll::Ready(std::io::Result::Ok(read.filled().len()))
-            })
-        });
-        read.await.map_err(|error| TransportError::Closed(error.kind().to_string()))
+        read(io, |bytes| buffer.extend_from_slice(bytes)).await
     }
+}
+
+/// Reads once and shows what came; 0 is the end.
+async fn read(io: &mut Io, mut take: impl FnMut(&[u8])) -> Result<usize, TransportError> {
+    let read = std::future::poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut read))?;
+            take(read.filled());
+            Poll::Ready(std::io::Result::Ok(read.filled().len()))
+        })
+    });
+    read.await.map_err(|error| TransportError::Closed(error.kind().to_string()))
 }
 
 #[cfg(test)]

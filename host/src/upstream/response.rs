@@ -106,12 +106,15 @@ impl Response {
     /// # Errors
     /// A connection that breaks before the body's end, or a body that is framed wrongly.
     pub async fn read_body(&mut self, out: &mut BytesMut) -> Result<bool, TransportError> {
+        let before = out.len();
+        let Some(connection) = &mut self.connection else { return Ok(false) };
+        let mut decoded = decode_buffer(&mut self.framing, &mut connection.buffer, out);
         loop {
-            let before = out.len();
-            match self.decode(out) {
+            match decoded {
                 // What came before the mistake is delivered; it is met again at the next call.
                 Err(_) if out.len() > before => return Ok(true),
-                decoded => decoded?,
+                Err(error) => return Err(error),
+                Ok(()) => {}
             }
             if self.framing == Framing::Done {
                 self.finish();
@@ -120,8 +123,12 @@ impl Response {
             if out.len() > before {
                 return Ok(true);
             }
-            let Some(connection) = &mut self.connection else { return Ok(false) };
-            if connection.fill().await? == 0 {
+            let Some(Connection { io, buffer, .. }) = &mut self.connection else { return Ok(false) };
+            let framing = &mut self.framing;
+            let read = super::read(io, |bytes| {
+                decoded = decode_read(framing, bytes, buffer, out);
+            });
+            if read.await? == 0 {
                 if self.framing == Framing::UntilClose {
                     self.framing = Framing::Done;
                     self.keep = false;
@@ -129,38 +136,6 @@ impl Response {
                     return Ok(false);
                 }
                 return Err(TransportError::Closed("its body is incomplete".into()));
-            }
-        }
-    }
-
-    fn decode(&mut self, out: &mut BytesMut) -> Result<(), TransportError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let buffer = &mut connection.buffer;
-        loop {
-            match &mut self.framing {
-                Framing::Done => return Ok(()),
-                Framing::UntilClose => {
-                    move_bytes(buffer, u64::MAX, out);
-                    return Ok(());
-                }
-                Framing::Length(left) => {
-                    *left -= move_bytes(buffer, *left, out);
-                    if *left == 0 {
-                        self.framing = Framing::Done;
-                    }
-                    return Ok(());
-                }
-                Framing::Chunk(Chunk::Data(left)) => {
-                    *left -= move_bytes(buffer, *left, out);
-                    if *left > 0 {
-                        return Ok(());
-                    }
-                    self.framing = Framing::Chunk(Chunk::DataEnd);
-                }
-                Framing::Chunk(state) => match chunk_line(buffer, *state)? {
-                    Some(next) => self.framing = next,
-                    None => return Ok(()),
-                },
             }
         }
     }
@@ -177,15 +152,81 @@ impl Response {
     }
 }
 
-fn move_bytes(from: &mut BytesMut, at_most: u64, to: &mut BytesMut) -> u64 {
+/// Decodes what one read brought. Only what is no whole line of the framing yet is kept in `buffer`, so that a
+/// body is copied once and a connection that waits holds nothing.
+fn decode_read(
+    framing: &mut Framing,
+    mut bytes: &[u8],
+    buffer: &mut BytesMut,
+    out: &mut BytesMut,
+) -> Result<(), TransportError> {
+    if !buffer.is_empty() {
+        buffer.extend_from_slice(bytes);
+        return decode_buffer(framing, buffer, out);
+    }
+    let decoded = decode(framing, &mut bytes, out);
+    buffer.extend_from_slice(bytes);
+    decoded
+}
+
+fn decode_buffer(
+    framing: &mut Framing,
+    buffer: &mut BytesMut,
+    out: &mut BytesMut,
+) -> Result<(), TransportError> {
+    let mut bytes = &buffer[..];
+    let decoded = decode(framing, &mut bytes, out);
+    let rest = bytes.len();
+    if rest == 0 {
+        // Not only emptied: its memory may be a whole read's.
+        *buffer = BytesMut::new();
+    } else {
+        buffer.advance(buffer.len() - rest);
+    }
+    decoded
+}
+
+/// Moves the body's bytes out of what came, as far as they can be told from the framing.
+fn decode(framing: &mut Framing, bytes: &mut &[u8], out: &mut BytesMut) -> Result<(), TransportError> {
+    loop {
+        match framing {
+            Framing::Done => return Ok(()),
+            Framing::UntilClose => {
+                move_bytes(bytes, u64::MAX, out);
+                return Ok(());
+            }
+            Framing::Length(left) => {
+                *left -= move_bytes(bytes, *left, out);
+                if *left == 0 {
+                    *framing = Framing::Done;
+                }
+                return Ok(());
+            }
+            Framing::Chunk(Chunk::Data(left)) => {
+                *left -= move_bytes(bytes, *left, out);
+                if *left > 0 {
+                    return Ok(());
+                }
+                *framing = Framing::Chunk(Chunk::DataEnd);
+            }
+            Framing::Chunk(state) => match chunk_line(bytes, *state)? {
+                Some(next) => *framing = next,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+fn move_bytes(from: &mut &[u8], at_most: u64, to: &mut BytesMut) -> u64 {
     let count = usize::try_from(at_most).unwrap_or(usize::MAX).min(from.len());
-    to.extend_from_slice(&from[..count]);
-    from.advance(count);
+    let (now, rest) = from.split_at(count);
+    to.extend_from_slice(now);
+    *from = rest;
     count as u64
 }
 
 /// Reads a line of a chunked body's framing; `None` if it is not there as a whole yet.
-fn chunk_line(buffer: &mut BytesMut, state: Chunk) -> Result<Option<Framing>, TransportError> {
+fn chunk_line(buffer: &mut &[u8], state: Chunk) -> Result<Option<Framing>, TransportError> {
     let limit = if state == Chunk::Trailers { MAX_TRAILER_BYTES } else { MAX_CHUNK_LINE_BYTES };
     let Some(end) = memchr::memchr(b'\n', buffer) else {
         let long = buffer.len() > limit;
@@ -205,7 +246,7 @@ fn chunk_line(buffer: &mut BytesMut, state: Chunk) -> Result<Option<Framing>, Tr
             size => Framing::Chunk(Chunk::Data(size)),
         },
     };
-    buffer.advance(end + 1);
+    *buffer = &buffer[end + 1..];
     Ok(Some(next))
 }
 
@@ -228,7 +269,9 @@ struct Head {
 
 impl Head {
     fn respond(self, mut connection: Connection) -> Response {
-        let mut head = connection.buffer.split_to(self.len);
+        // A copy: the head lives as long as the body, and would keep the memory of a whole read.
+        let mut head = BytesMut::from(&connection.buffer[..self.len]);
+        connection.buffer.advance(self.len);
         for (name, _) in &self.fields {
             head[name.clone()].make_ascii_lowercase();
         }
@@ -315,23 +358,7 @@ mod tests {
         let (mut buffer, mut out) = (BytesMut::new(), BytesMut::new());
         let mut framing = Framing::Chunk(Chunk::Size);
         for piece in [&text[..cut], &text[cut..]] {
-            buffer.extend_from_slice(piece);
-            loop {
-                match &mut framing {
-                    Framing::Chunk(Chunk::Data(left)) => {
-                        *left -= move_bytes(&mut buffer, *left, &mut out);
-                        if *left > 0 {
-                            break;
-                        }
-                        framing = Framing::Chunk(Chunk::DataEnd);
-                    }
-                    Framing::Chunk(state) => match chunk_line(&mut buffer, *state)? {
-                        Some(next) => framing = next,
-                        None => break,
-                    },
-                    _ => break,
-                }
-            }
+            decode_read(&mut framing, piece, &mut buffer, &mut out)?;
         }
         Ok((out.to_vec(), framing == Framing::Done))
     }
