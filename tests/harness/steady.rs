@@ -74,9 +74,9 @@ fn holds(directory: &Path, bytes: &[u8]) -> bool {
     })
 }
 
-/// Resident memory in KiB.
+/// Resident memory in KiB, without the pages of files: code comes and goes as it runs.
 pub fn memory_used(server: &Server) -> u64 {
-    status(server, "VmRSS:")
+    status(server, "RssAnon:")
 }
 
 /// Highest resident memory in KiB since the start or the last [`reset_memory_peak`].

@@ -38,7 +38,7 @@ pub(super) fn gave_bytes<T>(poll: impl FnOnce() -> T) -> (T, Option<bool>) {
 /// The body of an answer; its request runs until it is dropped.
 pub(super) struct Tracked {
     body: Body,
-    _busy: Busy,
+    busy: Busy,
     _running: Running,
 }
 
@@ -50,8 +50,14 @@ impl HttpBody for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.busy.pulse().holds() {
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         GAVE.set(Some(polled.is_ready()));
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.busy.pulse().gave(frame.data_ref().map_or(0, Bytes::len));
+        }
         polled
     }
 
@@ -96,7 +102,7 @@ where
         if has_body && response.status().as_u16() >= 400 {
             busy.pulse().refused();
         }
-        Ok(response.map(|body| Tracked { body, _busy: busy, _running: running }))
+        Ok(response.map(|body| Tracked { body, busy, _running: running }))
     }
 }
 

@@ -30,9 +30,11 @@ impl Watched {
         self.stream
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
+    fn note(&self, cx: &Context<'_>, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Ready(_) => self.pulse.wrote(),
+            // hyper asks the body before it writes, and not again once it wrote.
+            Poll::Ready(_) if self.pulse.wrote() => cx.waker().wake_by_ref(),
+            Poll::Ready(_) => {}
             Poll::Pending => self.pulse.stuck(),
         }
     }
@@ -56,7 +58,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(&written);
+        self.note(cx, &written);
         written
     }
 
@@ -66,7 +68,7 @@ impl AsyncWrite for Watched {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note(&written);
+        self.note(cx, &written);
         written
     }
 

@@ -22,6 +22,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a connection on which nothing came yet is kept at the end: its request may be under way.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 
+/// How much of an answer waits for one write. hyper by itself gathers 64 KiB, also for a reader that takes
+/// nothing.
+const GIVEN_BYTES: usize = 16 << 10;
+
 /// Nothing was read yet.
 const FRESH: u8 = 0;
 /// A request's head is coming in.
@@ -49,6 +53,10 @@ pub(super) struct Pulse {
     /// Since when a write makes no progress, plus one; 0: none is pending.
     stuck: AtomicU64,
     streams: AtomicBool,
+    /// Bytes of an answer that were given away since the last write.
+    given: AtomicUsize,
+    /// An answer waits until these have gone out.
+    held: AtomicBool,
     /// A request was refused whose body may still be coming in.
     unread: AtomicBool,
     /// A head gave the length of its body twice.
@@ -76,6 +84,8 @@ impl Pulse {
             active: AtomicUsize::new(0),
             stuck: AtomicU64::new(0),
             streams: AtomicBool::new(false),
+            given: AtomicUsize::new(0),
+            held: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             framed_twice: AtomicBool::new(false),
         }
@@ -109,8 +119,8 @@ impl Pulse {
         }
     }
 
-    /// Bytes went out.
-    pub(super) fn wrote(&self) {
+    /// Bytes went out; whether an answer waited for that and is to be woken.
+    pub(super) fn wrote(&self) -> bool {
         if self.stuck.load(Relaxed) != 0 {
             self.stuck.store(0, Relaxed);
             // The rest of an answer goes out after its request ended: idle time starts behind it.
@@ -118,6 +128,24 @@ impl Pulse {
                 self.enter(self.phase.load(Relaxed));
             }
         }
+        self.given.store(0, Relaxed);
+        self.held.load(Relaxed) && self.held.swap(false, Relaxed)
+    }
+
+    /// An answer gave bytes away.
+    pub(super) fn gave(&self, bytes: usize) {
+        self.given.fetch_add(bytes, Relaxed);
+    }
+
+    /// Whether an answer is to give nothing more until what it gave was written. On HTTP/2 the streams have
+    /// windows of their own.
+    pub(super) fn holds(&self) -> bool {
+        let waiting = self.is_stuck() || self.given.load(Relaxed) >= GIVEN_BYTES;
+        let holds = waiting && !self.streams.load(Relaxed);
+        if holds {
+            self.held.store(true, Relaxed);
+        }
+        holds
     }
 
     /// Bytes could not go out.
