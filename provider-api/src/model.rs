@@ -91,9 +91,9 @@ pub struct Auth {
     pub env: Vec<String>,
     /// Whether requests are sent without a key too.
     pub optional: bool,
-    /// Whether that holds where the base URL is plain http, so the operator's own machine, and the
-    /// operator names no key.
-    pub optional_over_http: bool,
+    /// Whether that holds where the base URL is this machine's or plain http, so the operator's own, and
+    /// the operator names no key.
+    pub optional_if_local: bool,
     /// Further origins that the key may be sent to.
     pub origins: Vec<String>,
 }

@@ -349,7 +349,7 @@ fn auth(name: &str, section: &ProviderSettings, manifest: &Manifest, base: &Orig
         auth.env.clear();
     }
     let named = section.key_env.is_some() || section.key_file.is_some();
-    auth.optional |= auth.optional_over_http && !named && !base.secure;
+    auth.optional |= auth.optional_if_local && !named && (!base.secure || base.is_loopback());
     Some(auth)
 }
 
