@@ -118,6 +118,31 @@ fn a_good_file_passes_the_check() {
 }
 
 #[test]
+fn a_check_finds_fallbacks_that_mean_no_model() {
+    let check = |fallbacks: &str, list: &str| {
+        let setup = gateway().config(&format!("[fallbacks]\n{fallbacks}\n")).file("models.csv", list);
+        let setup = setup.file("plugins/mammouth.models.csv", "shortcode,id\nmine,mine-1\n");
+        let output = setup.args(&["check"]).run();
+        assert_eq!(output.status.code(), Some(0), "a warning: {}", text(&output));
+        text(&output)
+    };
+    let told = check("gpt41 = [\"claude-s46\", \"mammouth/mine-1\", \"echo\"]", "gpt41\nclaude-s46\nmine");
+    assert!(!told.contains("[fallbacks]"), "{told}");
+    let told = check("gpt41 = [\"claude-s64\"]\ngpt14 = [\"gpt41\"]\n", "gpt41\nclaude-s46");
+    for part in [
+        "[fallbacks] `gpt41`: model `claude-s64` is not offered",
+        "did you mean `claude-s46`?",
+        "[fallbacks] `gpt14`: model `gpt14` is not offered",
+        "did you mean `gpt41`?",
+        "ollama has it when it is asked",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let told = check("gpt41 = [\"kimi\"]", "gpt41");
+    assert!(told.contains("model `kimi` is not offered"), "the list leaves it out: {told}");
+}
+
+#[test]
 fn the_readmes_settings_are_the_defaults() {
     let readme =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("README.md");

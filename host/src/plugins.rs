@@ -28,6 +28,7 @@ mod vetted;
 pub mod worker;
 
 pub use generation::Generation;
+pub use load::provider_names;
 pub use provider::Provider;
 
 use load::Store;

@@ -243,7 +243,7 @@ fn micros(since: Instant) -> u64 {
 
 /// The providers that a plugin serves: one under its own name, and those whose sections name it. A plugin
 /// without an address of its own has none under its own name unless that has one.
-pub(super) fn provider_names(settings: &Settings, manifest: &Manifest) -> Vec<Arc<str>> {
+pub fn provider_names(settings: &Settings, manifest: &Manifest) -> Vec<Arc<str>> {
     let id = manifest.id.as_str();
     let named = |name: &str| settings.providers.get(name).and_then(|section| section.plugin.as_deref());
     let useful = settings.providers.contains_key(id)
