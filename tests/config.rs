@@ -134,7 +134,7 @@ fn a_check_finds_fallbacks_that_mean_no_model() {
         "did you mean `claude-s46`?",
         "[fallbacks] `gpt14`: model `gpt14` is not offered",
         "did you mean `gpt41`?",
-        "ollama has it when it is asked",
+        "unless ollama has it when it is asked",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }

@@ -136,6 +136,28 @@ fn floods_over_http2_end_their_connection_only() {
         steady.check(case);
     }
 
+    // More headers than are taken: their request is refused, and the others on the connection are served.
+    let mut frames = Frames::open(&server);
+    let large = [post_head(), head(&[("x-a", &"b".repeat(100))]).repeat(1000)].concat();
+    let pieces: Vec<&[u8]> = large.chunks(16_000).collect();
+    assert!(frames.send(HEADERS, END_STREAM, 1, pieces[0]));
+    for (nth, piece) in pieces.iter().enumerate().skip(1) {
+        let last = if nth + 1 == pieces.len() { END_HEADERS } else { 0 };
+        assert!(frames.send(CONTINUATION, last, 1, piece));
+    }
+    let answer = frames.until(HEADERS).expect("an answer");
+    // The status as text, or by the code of RFC 7541, appendix B.
+    let told =
+        [&b"431"[..], &[0x69, 0x90, 0xff]].iter().any(|form| memchr::memmem::find(&answer, form).is_some());
+    assert!(told, "{answer:x?}");
+    assert!(
+        frames.send(HEADERS, END_HEADERS, 3, &post_head())
+            && frames.send(DATA, END_STREAM, 3, BODY.as_bytes())
+    );
+    let answer = frames.until(DATA).expect("an answer");
+    assert!(String::from_utf8_lossy(&answer).contains("choices"), "{answer:?}");
+    steady.check("many headers");
+
     // Empty pieces of a body are no progress.
     let mut frames = Frames::open(&server);
     frames.send(HEADERS, END_HEADERS, 1, &post_head());

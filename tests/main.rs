@@ -22,6 +22,7 @@ mod faults_http2;
 mod faults_input;
 mod faults_network;
 mod faults_slow;
+mod faults_smuggling;
 mod faults_streams;
 mod faults_upstream;
 mod fuzz;

@@ -104,6 +104,7 @@ impl Checked {
         let live: Vec<&str> = plugins
             .iter()
             .filter(|(_, (_, manifest))| manifest.offers_operation("models"))
+            .filter(|(_, (_, manifest))| !plugins::provider_names(settings, manifest).is_empty())
             .map(|(id, _)| id.as_str())
             .collect();
         for (name, others) in &settings.fallbacks {
