@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth fuzz chaos streams kills reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth bench-pure bench-plugins fuzz chaos streams kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -46,6 +46,14 @@ bench: build nginx
 ## bench-growth: how the cost of a request grows, a table and build/growth.svg
 bench-growth: build
 	$(RELEASED) $(CARGO) run --release --locked -p bench -- growth $(BUILD)/sigoREST $(BUILD)/plugins
+
+## bench-pure: splicing a request, scanning a stream, a plugin's step, with statistics
+bench-pure:
+	$(CARGO) bench --locked -p host --bench pure
+
+## bench-plugins: loading a plugin part by part, what an old version leaves in memory, a step in a worker process
+bench-plugins:
+	$(CARGO) bench --locked -p host --bench load --bench worker
 
 .PHONY: nginx
 nginx:

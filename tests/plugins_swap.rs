@@ -130,6 +130,13 @@ fn a_thousand_open_streams_outlive_twenty_replacements_of_their_plugin() {
     assert_eq!(serving["generation"], SWAPS + 1);
     let earlier = serving["earlier"].as_array().expect("earlier generations");
     assert!(earlier.iter().all(|old| old["state"] == "superseded" && old["in_flight"] != 0), "{serving}");
+    let generations = |state: &str, expected: usize| {
+        let line = format!("sigorest_plugin_generations{{plugin=\"faulty\",state=\"{state}\"}} {expected}");
+        let metrics = server.get("/metrics").text();
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    };
+    generations("serving", 1);
+    generations("draining", SWAPS);
     gate.open();
     let count = open.len();
     open.into_iter().for_each(Open::check_whole);
@@ -143,6 +150,8 @@ fn a_thousand_open_streams_outlive_twenty_replacements_of_their_plugin() {
     eprintln!("{count} streams, {SWAPS} swaps: {memory} MiB before, {held} with all, {left} after");
     let after = shown(&server);
     assert_eq!((&after["in_flight"], &after["faults"]), (&json!(0), &json!(0)), "{after}");
+    generations("draining", 0);
+    generations("retired", SWAPS);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct PluginMetrics<'a> {
     pub steps: u64,
     /// Processor time in these calls.
     pub step_cpu: Duration,
+    /// Its loaded versions, whose code all stays mapped: how many serve, run exchanges to their end, are done.
+    pub generations: [(&'static str, usize); 3],
     /// Quantiles of the time of one call, as `(0.5, time)`; may be empty.
     pub step_cpu_quantiles: &'a [(f64, Duration)],
 }
@@ -176,6 +178,13 @@ fn plugins(text: &mut Text, plugins: &[PluginMetrics<'_>]) {
     text.about("sigorest_plugin_faults_total", "counter", "Faults of a plugin itself.");
     for plugin in plugins {
         text.line("sigorest_plugin_faults_total", &[("plugin", plugin.plugin)], plugin.faults);
+    }
+    let about = "Loaded versions of a plugin; the code of all stays in memory, about half a megabyte each.";
+    text.about("sigorest_plugin_generations", "gauge", about);
+    for plugin in plugins {
+        for (state, count) in plugin.generations {
+            text.line("sigorest_plugin_generations", &[("plugin", plugin.plugin), ("state", state)], count);
+        }
     }
     const NAME: &str = "sigorest_plugin_step_cpu_seconds";
     text.about(NAME, "summary", "Processor time of one call into a plugin.");

@@ -113,6 +113,7 @@ fn metrics_are_lines_that_prometheus_reads() {
             faults: 2,
             steps: 7,
             step_cpu: Duration::from_micros(1500),
+            generations: [("serving", 1), ("draining", 0), ("retired", 3)],
             step_cpu_quantiles: &[(0.99, Duration::from_micros(20))],
         }],
     });
@@ -131,6 +132,7 @@ fn metrics_are_lines_that_prometheus_reads() {
         r#"sigorest_channel_errors{provider="p",channel="default"} 0"#,
         r#"sigorest_breaker_state{target="p/m"} 2"#,
         r#"sigorest_plugin_faults_total{plugin="echo"} 2"#,
+        r#"sigorest_plugin_generations{plugin="echo",state="retired"} 3"#,
         r#"sigorest_plugin_step_cpu_seconds{plugin="echo",quantile="0.99"} 0.00002"#,
         r#"sigorest_plugin_step_cpu_seconds_sum{plugin="echo"} 0.0015"#,
         r#"sigorest_plugin_step_cpu_seconds_count{plugin="echo"} 7"#,

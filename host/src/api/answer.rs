@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     gateway::Gateway,
     limits,
-    plugins::Snapshot,
+    plugins::{Generation, Snapshot, meter::Meter},
 };
 
 /// Providers that list their models are asked again for a list, but not more often than this.
@@ -186,6 +186,14 @@ fn health<'a>(
     }
 }
 
+/// What the loaded versions of a plugin do.
+fn generations(all: &[Arc<Meter>], serving: Option<&Arc<Generation>>) -> [(&'static str, usize); 3] {
+    let serves = |meter: &&Arc<Meter>| serving.is_some_and(|serving| Arc::ptr_eq(&serving.meter, meter));
+    let past = || all.iter().filter(|meter| !serves(meter));
+    let draining = past().filter(|meter| meter.in_flight() > 0).count();
+    [("serving", all.len() - past().count()), ("draining", draining), ("retired", past().count() - draining)]
+}
+
 fn metrics(gateway: &Gateway) -> String {
     let snapshot = gateway.plugins.current();
     let quantiles = |id: &str| {
@@ -203,6 +211,7 @@ fn metrics(gateway: &Gateway) -> String {
             faults: snapshot.faults(id),
             steps: meters.iter().map(|meter| meter.steps.count()).sum(),
             step_cpu: meters.iter().map(|meter| meter.steps.total()).sum(),
+            generations: generations(meters, snapshot.plugins.get(id)),
             step_cpu_quantiles: quantiles,
         })
         .collect();
