@@ -184,3 +184,35 @@ fn administration_is_for_admins() {
     let put = from(&server, "127.0.0.1").send("PUT", "/api/memory", &[], br#"{"content":"x","cache":false}"#);
     assert_eq!(put.status, 200);
 }
+
+#[test]
+fn every_order_is_for_admins_by_whatever_way_it_comes() {
+    let settings = "[access]\nadmin = [\"127.0.0.9\"]\nmemory_write = [\"127.0.0.9\"]\n\
+                    trusted_proxies = [\"127.0.0.5\"]\n";
+    let server = gateway().config(settings).start();
+    let memory = r#"{"content":"x"}"#;
+    for (method, path, body) in [
+        ("PUT", "/api/memory", memory),
+        ("POST", "/api/plugins/reload", ""),
+        ("POST", "/api/plugins/echo/rollback", ""),
+        ("POST", "/api/plugins/echo/enable", ""),
+        ("POST", "/api/channels/mammouth/default/disable", ""),
+        ("POST", "/api/channels/mammouth/default/enable", ""),
+        ("DELETE", "/api/plugins/echo", ""),
+        ("POST", "/api/anything", ""),
+    ] {
+        let ask = |source: &str, forwarded: &str| {
+            let headers = [("x-forwarded-for", forwarded)];
+            from(&server, source).send(method, path, &headers, body.as_bytes())
+        };
+        // The header of somebody who is no proxy says nothing, and a proxy is no admin for those behind it.
+        for (source, forwarded) in [("127.0.0.1", ""), ("127.0.0.1", "127.0.0.9"), ("127.0.0.5", "127.0.0.1")]
+        {
+            ask(source, forwarded).error(403);
+        }
+        for (source, forwarded) in [("127.0.0.9", ""), ("127.0.0.5", "127.0.0.9")] {
+            assert_ne!(ask(source, forwarded).status, 403, "{method} {path} from {source} for {forwarded}");
+        }
+    }
+    assert_eq!(from(&server, "127.0.0.1").get("/api/memory").json()["content"], "x", "reading is for all");
+}

@@ -16,7 +16,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, SERVER, Server, Setup, eventually, gateway};
+use crate::harness::{CLI, Connection, SERVER, Server, Setup, eventually, gateway};
 
 fn setup() -> Setup {
     gateway().plugins(&["echo"])
@@ -303,6 +303,45 @@ fn what_is_in_force_is_what_is_on_disk_whoever_writes() {
     let text = fs::read_to_string(server.data().join("memory.json")).expect("memory.json");
     let on_disk: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(server.get("/api/memory").json(), on_disk);
+}
+
+#[test]
+fn the_server_and_sigoe_write_one_session_and_lose_no_turn() {
+    let server = Arc::new(setup().start());
+    let turns = |who: &'static str, turn: fn(&Server, &str) -> bool| {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            // With those of the others, as many as a session holds.
+            for number in 0..5 {
+                assert!(turn(&server, &format!("{who} {number}")), "{who} {number}");
+            }
+        })
+    };
+    let both = [
+        turns("server", |server, text| ask(server, "shared", text).status == 200),
+        turns("sigoE", |server, text| {
+            let data = server.data();
+            let mut command = Command::new(CLI);
+            command.env_clear().current_dir(data).stdin(Stdio::null()).stdout(Stdio::null());
+            command.args(["-m", "echo", "-s", "shared", text]).arg("-plugin-dir").arg(data.join("plugins"));
+            command.status().is_ok_and(|status| status.success())
+        }),
+    ];
+    both.into_iter().for_each(|turns| turns.join().expect("the turns"));
+    let text = fs::read_to_string(server.data().join(".sessions/echo-shared.json")).expect("the session");
+    let stored: Value = serde_json::from_str(&text).expect("JSON");
+    let asked: Vec<&str> = stored["messages"]
+        .as_array()
+        .expect("messages")
+        .iter()
+        .filter(|message| message["role"] == "user")
+        .filter_map(|message| message["content"].as_str())
+        .collect();
+    assert_eq!(asked.len(), 10, "{asked:?}");
+    for who in ["server", "sigoE"] {
+        let own: Vec<_> = asked.iter().filter(|text| text.starts_with(who)).copied().collect();
+        assert_eq!(own, (0..5).map(|number| format!("{who} {number}")).collect::<Vec<_>>(), "in their order");
+    }
 }
 
 #[test]

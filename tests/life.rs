@@ -328,6 +328,26 @@ fn it_writes_no_core_files_and_takes_all_descriptors() {
     assert_eq!(files[0], files[1]);
 }
 
+#[test]
+fn no_process_tells_a_key() {
+    let upstream = Upstream::saying("answer");
+    let setup = gateway().config("[provider.mammouth]\nisolation = \"process\"\n");
+    let server = setup.provider("mammouth", &upstream.url("/v1")).start();
+    assert_eq!(server.send("POST", "/v1/chat/completions", &[], &hello(false)).status, 200);
+    let worker = eventually("the worker", || crate::worker::worker(&server, "mammouth"));
+    let read = |process: u32, what: &str| {
+        String::from_utf8_lossy(&fs::read(format!("/proc/{process}/{what}")).expect("its own")).into_owned()
+    };
+    for (process, what) in [(server.id(), "cmdline"), (worker, "cmdline"), (worker, "environ")] {
+        assert!(!read(process, what).contains(KEY), "{what}: {}", read(process, what));
+    }
+    assert!(!run_json(&server).contains(KEY));
+}
+
+fn run_json(server: &crate::harness::Server) -> String {
+    fs::read_to_string(server.data().join("run.json")).expect("run.json")
+}
+
 /// Whether this test may change to another user.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
