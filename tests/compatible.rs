@@ -171,6 +171,9 @@ fn a_remote_server_or_a_named_key_is_missed_by_its_name() {
         plugin = "openai-compatible"
         base_url = "https://api.groq.invalid/openai/v1"
         models = ["llama"]
+        [provider.unnamed]
+        plugin = "openai-compatible"
+        base_url = "https://api.unnamed.invalid/v1"
         [provider.local]
         plugin = "openai-compatible"
         base_url = "{}"
@@ -186,6 +189,8 @@ fn a_remote_server_or_a_named_key_is_missed_by_its_name() {
         assert!(reply.status >= 400 && reply.text().contains(variable), "{model}: {}", reply.text());
     }
     assert_eq!(upstream.requests().len(), 0);
+    server.logged("no key: set UNNAMED_API_KEY");
+    assert!(!server.log().contains("not reachable"), "nobody is asked for models without the key");
 }
 
 #[test]

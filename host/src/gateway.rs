@@ -217,7 +217,7 @@ impl Gateway {
             return;
         }
         let snapshot = self.plugins.current();
-        let listing = |provider: &&Arc<Provider>| provider.generation.manifest.offers_operation("models");
+        let listing = |provider: &&Arc<Provider>| provider.is_to_list(gap.is_zero());
         let mut asked = tokio::task::JoinSet::new();
         for provider in snapshot.providers.values().filter(listing) {
             asked.spawn(listed(Arc::clone(&self.upstream), Arc::clone(provider)));
@@ -258,18 +258,18 @@ async fn listed(upstream: Arc<Upstream>, provider: Arc<Provider>) -> bool {
         Ok(models) => models,
         Err(error) => return unreachable_now(&provider, &error.to_string()),
     };
-    provider.reachable.store(true, Ordering::Relaxed);
-    let changed = **provider.discovered.load() != models;
+    provider.listing.note(true);
+    let changed = **provider.listing.found.load() != models;
     if changed {
         tracing::info!(provider = %provider.name, models = models.len(), "models listed");
-        provider.discovered.store(Arc::new(models));
+        provider.listing.found.store(Arc::new(models));
     }
     changed
 }
 
 /// Says once that a provider does not list its models; what it listed before stays.
 fn unreachable_now(provider: &Provider, why: &str) -> bool {
-    if provider.reachable.swap(false, Ordering::Relaxed) {
+    if provider.listing.note(false) {
         let (name, base_url) = (&provider.name, provider.base_url());
         tracing::info!(provider = %name, base_url, why, "the provider is not running or not reachable");
     }

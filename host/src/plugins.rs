@@ -15,6 +15,7 @@ use crate::config::Settings;
 
 pub mod generation;
 pub mod keys;
+pub mod listing;
 mod load;
 pub mod meter;
 pub mod probe;

@@ -127,9 +127,10 @@ async fn watching(gateway: Arc<Gateway>) {
 /// Looks at the providers that list their models from time to time, and closes idle connections.
 async fn looking(gateway: Arc<Gateway>) {
     loop {
-        tokio::time::sleep(DISCOVERY_PERIOD).await;
+        // At first for those that were too slow for the start.
         gateway.discover(Duration::from_secs(1)).await;
         gateway.upstream.sweep();
+        tokio::time::sleep(DISCOVERY_PERIOD).await;
     }
 }
 

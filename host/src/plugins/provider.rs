@@ -1,12 +1,7 @@
 //! A provider: an instance of a plugin with its settings, its address and its key.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
-};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use memchr::memmem::Finder;
 use provider_api::{
@@ -19,6 +14,7 @@ use provider_api::{
 
 use super::{
     Generation, keys,
+    listing::Listing,
     runner::Runner,
     trace::{self, Trace},
     worker::Worker,
@@ -49,10 +45,8 @@ pub struct Provider {
     pub asks_usage: bool,
     /// What makes an event of a passing stream go through the plugin.
     pub wake: Vec<Finder<'static>>,
-    /// What the provider listed when it was asked last.
-    pub discovered: ArcSwap<Vec<Model>>,
-    /// Whether it answered when it was asked for its models last.
-    pub reachable: AtomicBool,
+    /// What it listed when it was asked for its models.
+    pub listing: Listing,
     base_url: String,
     base: Arc<Origin>,
     egress: HashSet<Origin>,
@@ -121,8 +115,7 @@ impl Provider {
             passes_stream: manifest.dialect.stream == "openai",
             asks_usage: manifest.stream.usage == "option",
             wake: manifest.stream.wake.iter().map(|text| Finder::new(text.as_bytes()).into_owned()).collect(),
-            discovered: ArcSwap::new(before.map(|kept| kept.discovered.load_full()).unwrap_or_default()),
-            reachable: AtomicBool::new(true),
+            listing: Listing::after(before.map(|before| &before.listing)),
             base_url,
             base: Arc::new(base),
             egress: origins(&manifest.egress),
@@ -163,18 +156,30 @@ impl Provider {
     /// Its models for the catalog.
     pub fn source(&self) -> Source {
         let mut models = self.generation.manifest.models.clone();
-        crate::catalog::merge_found(&mut models, self.discovered.load().to_vec());
+        crate::catalog::merge_found(&mut models, self.listing.found.load().to_vec());
         crate::catalog::merge_rows(&mut models, self.rows.clone());
+        let key = self.key();
+        let plugin = Arc::clone(&self.generation.id);
+        let base_urls = vec![self.generation.manifest.base_url.clone(), self.base_url.clone()];
+        Source { provider: Arc::clone(&self.name), plugin, offer: self.offer, key, base_urls, models }
+    }
+
+    fn key(&self) -> Key {
         let env = Arc::clone(&self.channels.list()[0].variable);
-        let key = match &self.auth {
+        match &self.auth {
             None => Key::NotNeeded,
             Some(_) if self.channels.first_key().is_some() => Key::Set { env },
             Some(auth) if auth.optional => Key::NotNeeded,
             Some(_) => Key::Missing { env },
-        };
-        let plugin = Arc::clone(&self.generation.id);
-        let base_urls = vec![self.generation.manifest.base_url.clone(), self.base_url.clone()];
-        Source { provider: Arc::clone(&self.name), plugin, offer: self.offer, key, base_urls, models }
+        }
+    }
+
+    /// Whether it is to be asked for its models, by somebody who may insist.
+    pub fn is_to_list(&self, insisting: bool) -> bool {
+        let remote = self.base.secure && !self.base.is_loopback();
+        self.generation.manifest.offers_operation("models")
+            && self.key().is_ready()
+            && (insisting || self.listing.is_due(remote))
     }
 
     /// Its keys, of which there is always one, if only an empty one.
