@@ -12,7 +12,7 @@ RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
              CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth bench-pure bench-plugins fuzz chaos streams kills reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth bench-pure bench-plugins fuzz chaos streams loom kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -75,6 +75,11 @@ chaos:
 STREAMS ?= 9500
 streams:
 	SIGOREST_STREAMS=$(STREAMS) $(CARGO) test --locked -p host --test main -- crowd:: --nocapture
+
+## loom: what threads share, in every order with up to PREEMPTIONS (3) switches at bad moments
+PREEMPTIONS ?= 3
+loom:
+	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) $(CARGO) test --release --locked -p models -- --nocapture
 
 ## kills: kill the writing server KILLS (1000) times: what was acknowledged is there, no file is damaged
 KILLS ?= 1000

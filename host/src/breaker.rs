@@ -5,9 +5,9 @@
 //! ending one (refused, cancelled, caller gone) can use up the trials for ever.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime},
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use crate::{catalog::day::rfc3339, config::BreakerSettings};
 
-/// What a refused attempt is told to wait while all trials are taken.
-const TRIALS_TAKEN: Duration = Duration::from_secs(1);
+mod circuit;
+
+use circuit::{Circuit, Pass, Phase};
 
 /// The breakers of all targets; one is made when its target is first asked for.
 pub struct Breakers {
@@ -78,38 +79,12 @@ impl Breakers {
 pub struct Breaker {
     target: Arc<str>,
     settings: Arc<ArcSwap<BreakerSettings>>,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    phase: Phase,
-    /// Counts the changes of phase: what a permit of an earlier one reports no longer matters.
-    epoch: u64,
-    /// When the counted failures happened, oldest first; never more than open it.
-    failures: VecDeque<Instant>,
-    trials: u32,
-    changed: SystemTime,
-    last_request: Option<SystemTime>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Closed,
-    Open { since: Instant },
-    HalfOpen,
+    circuit: Circuit,
 }
 
 impl Breaker {
     fn new(target: Arc<str>, settings: Arc<ArcSwap<BreakerSettings>>) -> Self {
-        let inner = Inner {
-            phase: Phase::Closed,
-            epoch: 0,
-            failures: VecDeque::new(),
-            trials: 0,
-            changed: SystemTime::now(),
-            last_request: None,
-        };
-        Self { target, settings, inner: Mutex::new(inner) }
+        Self { target, settings, circuit: Circuit::new() }
     }
 
     /// Asks to try the target once.
@@ -122,71 +97,22 @@ impl Breaker {
 
     /// Counts a failure of an attempt that had been answered: a stream that broke off.
     pub fn report_failure(&self) {
-        let epoch = self.lock().epoch;
-        self.failure_at(epoch, Instant::now());
+        self.failure_at(self.circuit.epoch(), Instant::now());
     }
 
     fn admit_at(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
-        let settings = self.settings.load();
-        let mut inner = self.lock();
-        inner.last_request = Some(SystemTime::now());
-        if let Phase::Open { since } = inner.phase {
-            let left = settings.cooldown.saturating_sub(now.saturating_duration_since(since));
-            if !left.is_zero() {
-                return Err(left);
-            }
-            inner.enter(Phase::HalfOpen);
-        }
-        let trial = inner.phase == Phase::HalfOpen;
-        if trial {
-            if inner.trials >= settings.trials.max(1) {
-                return Err(TRIALS_TAKEN);
-            }
-            inner.trials += 1;
-        }
-        Ok(Permit { breaker: Arc::clone(self), epoch: inner.epoch, trial })
+        let Pass { epoch, trial } = self.circuit.admit(now, &self.settings.load())?;
+        Ok(Permit { breaker: Arc::clone(self), epoch, trial })
     }
 
     fn failure_at(&self, epoch: u64, now: Instant) {
-        let settings = self.settings.load();
-        let mut inner = self.lock();
-        if inner.epoch != epoch {
-            return;
-        }
-        let needed = settings.failures.max(1) as usize;
-        inner.failures.push_back(now);
-        inner.forget_before(now, settings.window);
-        while inner.failures.len() > needed {
-            inner.failures.pop_front();
-        }
-        if inner.phase == Phase::HalfOpen || inner.failures.len() >= needed {
-            inner.enter(Phase::Open { since: now });
-        }
-    }
-
-    fn success(&self, epoch: u64) {
-        let mut inner = self.lock();
-        if inner.epoch == epoch && inner.phase == Phase::HalfOpen {
-            inner.failures.clear();
-            inner.enter(Phase::Closed);
-        }
-    }
-
-    fn release(&self, epoch: u64) {
-        let mut inner = self.lock();
-        if inner.epoch == epoch {
-            inner.trials = inner.trials.saturating_sub(1);
-        }
+        self.circuit.failure(epoch, now, &self.settings.load());
     }
 
     fn state_at(&self, now: Instant) -> Option<BreakerState> {
         let settings = self.settings.load();
-        let mut inner = self.lock();
-        if inner.phase == Phase::Closed {
-            inner.forget_before(now, settings.window);
-        }
-        let last_request = inner.last_request?;
-        let state = match inner.phase {
+        let shown = self.circuit.show(now, &settings)?;
+        let state = match shown.phase {
             Phase::Closed => State::Closed,
             Phase::Open { .. } => State::Open,
             Phase::HalfOpen => State::HalfOpen,
@@ -195,39 +121,20 @@ impl Breaker {
             model: self.target.to_string(),
             target: self.target.to_string(),
             open: state == State::Open,
-            failures: inner.failures.len(),
+            failures: shown.failures,
             details: Details {
                 state,
-                failures: inner.failures.len(),
+                failures: shown.failures,
                 threshold: settings.failures,
                 window_seconds: settings.window.as_secs(),
                 cooldown_seconds: settings.cooldown.as_secs(),
                 half_open_max: settings.trials,
-                half_open_attempts: inner.trials,
-                last_state_change: rfc3339(inner.changed),
+                half_open_attempts: shown.trials,
+                last_state_change: rfc3339(shown.changed),
                 rate_limit_ms: 0,
-                last_request: rfc3339(last_request),
+                last_request: rfc3339(shown.last_request),
             },
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.epoch += 1;
-        self.trials = 0;
-        self.changed = SystemTime::now();
-    }
-
-    fn forget_before(&mut self, now: Instant, window: Duration) {
-        while self.failures.front().is_some_and(|at| now.saturating_duration_since(*at) > window) {
-            self.failures.pop_front();
-        }
     }
 }
 
@@ -248,7 +155,7 @@ impl Permit {
     /// The target answered; a half-open breaker closes.
     pub fn success(self) {
         if self.trial {
-            self.breaker.success(self.epoch);
+            self.breaker.circuit.success(self.epoch);
         }
     }
 
@@ -261,7 +168,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.trial {
-            self.breaker.release(self.epoch);
+            self.breaker.circuit.release(self.epoch);
         }
     }
 }
@@ -320,7 +227,7 @@ pub struct Details {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{circuit::TRIALS_TAKEN, *};
 
     fn breaker() -> (Arc<Breaker>, Instant) {
         let settings = BreakerSettings {

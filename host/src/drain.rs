@@ -3,18 +3,15 @@
 //! It goes one way: running, draining (new requests get a 503, open ones finish), cut (open ones end now, in
 //! words). The connections end when nothing runs any more.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+
+mod count;
+
+use count::Count;
 
 /// When callers who are turned away may come back: a restart takes about a second.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -22,26 +19,22 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How far the end has come.
 #[derive(Debug, Default)]
 pub struct Drain {
-    /// The same as `told`, without its lock: every request looks.
-    begun: AtomicBool,
     told: CancellationToken,
     cut: CancellationToken,
     /// Requests whose answers were not given away whole.
-    running: AtomicUsize,
-    /// Told when the last one ends.
-    ended: Notify,
+    count: Count,
 }
 
 impl Drain {
     /// No new requests from now on.
     pub fn begin(&self) {
-        self.begun.store(true, Ordering::SeqCst);
+        self.count.begin_the_end();
         self.told.cancel();
     }
 
     /// Whether no new requests are taken.
     pub fn begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        self.count.end_has_begun()
     }
 
     /// Waits for the beginning of the end.
@@ -74,24 +67,18 @@ impl Drain {
 
     /// Counts a request until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> Running {
-        self.running.fetch_add(1, Ordering::Relaxed);
+        self.count.enter();
         Running(Arc::clone(self))
     }
 
     /// How many requests run.
     pub fn running(&self) -> usize {
-        self.running.load(Ordering::SeqCst)
+        self.count.running()
     }
 
     /// Waits until no request runs. New ones are short by then: they are told that the end has begun.
     pub async fn idle(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.running() == 0 {
-                return;
-            }
-            ended.await;
-        }
+        self.count.idle().await;
     }
 
     /// What a new request is told while the server drains.
@@ -115,9 +102,7 @@ pub struct Running(Arc<Drain>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.begun.load(Ordering::SeqCst) {
-            self.0.ended.notify_waiters();
-        }
+        self.0.count.leave();
     }
 }
 

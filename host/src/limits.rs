@@ -1,12 +1,6 @@
 //! Bounds on a request before its work begins: how much body, how slowly, and how many at once.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header, request::Parts};
@@ -15,6 +9,10 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{config::Limits, error::Error};
+
+mod places;
+
+use places::Places;
 
 /// Reads a request's body whole.
 ///
@@ -144,22 +142,16 @@ fn too_large(max: usize) -> Error {
 
 /// Counts the requests that run and refuses more than a number.
 #[derive(Debug, Clone)]
-pub struct InFlight(Arc<Count>);
-
-#[derive(Debug)]
-struct Count {
-    now: AtomicUsize,
-    max: AtomicUsize,
-}
+pub struct InFlight(Arc<Places>);
 
 /// The right to run one request; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Permit(Arc<Count>);
+pub struct Permit(Arc<Places>);
 
 impl InFlight {
     /// At most `max` at once.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Count { now: AtomicUsize::new(0), max: AtomicUsize::new(max) }))
+        Self(Arc::new(Places::new(max)))
     }
 
     /// Takes a place.
@@ -167,11 +159,8 @@ impl InFlight {
     /// # Errors
     /// 503 with `Retry-After` if all are taken.
     pub fn enter(&self) -> Result<Permit, Error> {
-        // Taken first and given back if it was one too many: one atomic on the usual way.
-        let permit = Permit(Arc::clone(&self.0));
-        let before = self.0.now.fetch_add(1, Ordering::Relaxed);
-        if before < self.0.max.load(Ordering::Relaxed) {
-            return Ok(permit);
+        if self.0.take() {
+            return Ok(Permit(Arc::clone(&self.0)));
         }
         Err(Error::unavailable("too many requests run at once; try again", Duration::from_secs(1))
             .code("overloaded"))
@@ -179,18 +168,18 @@ impl InFlight {
 
     /// How many run now.
     pub fn count(&self) -> usize {
-        self.0.now.load(Ordering::Relaxed)
+        self.0.taken()
     }
 
     /// Changes the bound for those who come from now on.
     pub fn set_max(&self, max: usize) {
-        self.0.max.store(max, Ordering::Relaxed);
+        self.0.set_max(max);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::Relaxed);
+        self.0.give_back();
     }
 }
 

@@ -1,3 +1,8 @@
-//! What threads share, under one name, so that the models in `tests/loom` run the same code on loom's.
+//! What threads share, under one name: the models in `tests/loom` run the same code on loom's.
 
-pub use std::sync::{Condvar, Mutex, MutexGuard};
+pub use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+pub use tokio::sync::Notify;
