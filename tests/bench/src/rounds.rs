@@ -202,7 +202,7 @@ async fn latency(table: &mut Table, side: &Side<'_>) -> Outcome<()> {
         let streamed = name != "answer";
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         let mut tasks = JoinSet::new();
-        for _ in 0..if streamed { 100 } else { 300 } {
+        for _ in 0..if streamed { 200 } else { 600 } {
             ticks.tick().await;
             let mut client = Client::new(side.port, request.clone()).await?;
             tasks.spawn(async move {
