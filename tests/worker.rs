@@ -176,6 +176,16 @@ fn a_plugin_that_ends_its_process_ends_no_other() {
 }
 
 #[test]
+fn a_fault_of_the_processor_ends_the_worker_alone() {
+    let server = isolated(&["faulty", "echo"]).start();
+    for model in ["segv", "abort", "exit"] {
+        assert_eq!(ask(&server, model).error(502)["code"], "plugin_fault", "{model}");
+        assert_eq!(content(&ask(&server, "good")), "generation one", "{model}");
+    }
+    assert_eq!(content(&ask(&server, "echo")), "one two three");
+}
+
+#[test]
 fn a_plugin_that_keeps_ending_its_worker_is_quarantined_until_its_file_is_replaced() {
     let server = isolated(&["caged", "echo"]).start();
     let shown = || server.get("/api/plugins/caged").json();
