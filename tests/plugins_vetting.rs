@@ -276,14 +276,19 @@ fn a_signature_is_for_one_key_and_one_file() {
 }
 
 #[test]
-fn files_of_others_are_not_read() {
+fn files_of_others_and_devices_are_not_read() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
     let setup = gateway().plugins(&["echo", "zai"]);
     drop(setup.command(crate::harness::SERVER));
-    let file = setup.path().join("plugins/zai.so");
-    // Only root can give files away.
-    let given = chown(&file, Some(12345), None).is_ok();
+    let plugins = setup.path().join("plugins");
+    // Only root can give files away and make devices.
+    let given = chown(plugins.join("zai.so"), Some(12345), None).is_ok();
+    let device = plugins.join("null.so");
+    let made = mknodat(CWD, &device, FileType::CharacterDevice, Mode::RUSR, makedev(1, 3)).is_ok();
     let server = setup.start();
-    check(&server, if given { &[("zai.so", "wrong_owner")] } else { &[] });
+    let expected = [(given, ("zai.so", "wrong_owner")), (made, ("null.so", "not_a_file"))];
+    let expected: Vec<_> = expected.into_iter().filter_map(|(is, refused)| is.then_some(refused)).collect();
+    check(&server, &expected);
     assert_eq!(ask(&server, "echo").status, 200);
 }
 
