@@ -175,20 +175,18 @@ impl Chat {
             return Ok(());
         }
         let messages = self.messages()?;
-        let joined = insert.history.join(&b','.to_owned());
-        let next = messages.iter().find(|message| !message.system);
-        if let Some(next) = next {
+        if let Some(next) = messages.iter().find(|message| !message.system) {
             let place = next.span.start;
-            let mut history = joined;
-            history.push(b',');
             if place == at || self.body[at..place].trim_ascii().is_empty() {
-                first.extend_from_slice(&history);
+                join(&insert.history, &mut first, Comma::Behind);
             } else {
+                let mut history = Vec::new();
+                join(&insert.history, &mut history, Comma::Behind);
                 edits.push((place..place, history.into()));
             }
         } else if let Some(last) = messages.last() {
-            let mut history = vec![b','];
-            history.extend_from_slice(&joined);
+            let mut history = Vec::new();
+            join(&insert.history, &mut history, Comma::Before);
             edits.push((last.span.end..last.span.end, history.into()));
         }
         edits.push((at..at, first.into()));
@@ -214,6 +212,26 @@ impl Chat {
         let comma: &[u8] = if members.0.is_empty() { b"" } else { b"," };
         let at = span.start + 1;
         Some((at..at, [ASK, comma].concat().into()))
+    }
+}
+
+/// On which side of each message a comma goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comma {
+    Before,
+    Behind,
+}
+
+fn join(messages: &[Bytes], out: &mut Vec<u8>, comma: Comma) {
+    out.reserve(messages.iter().map(|message| message.len() + 1).sum());
+    for message in messages {
+        if comma == Comma::Before {
+            out.push(b',');
+        }
+        out.extend_from_slice(message);
+        if comma == Comma::Behind {
+            out.push(b',');
+        }
     }
 }
 

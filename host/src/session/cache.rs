@@ -38,6 +38,11 @@ impl Mark {
         }
     }
 
+    /// Which file of its file system.
+    pub(super) fn inode(&self) -> u64 {
+        self.file.1
+    }
+
     /// Whether it is a file, and not a link to one: a link's mark says nothing of its target.
     pub(super) fn is_regular(&self) -> bool {
         self.regular

@@ -47,11 +47,18 @@ pub(super) struct Swap {
 
 #[derive(Debug, Default)]
 struct Lane {
-    /// What was written since the disk was brought up to date, and when in the readers' count.
-    hot: HashMap<String, Option<u64>>,
+    /// What was put since the disk was brought up to date.
+    hot: HashMap<String, Put>,
     /// Alternates: what is kept beside while the disk is being written is not what is kept after that.
     odd: bool,
     spare: Option<Spare>,
+}
+
+/// What stands under a name: which file, and since when in the readers' count.
+#[derive(Debug)]
+struct Put {
+    inode: u64,
+    since: Option<u64>,
 }
 
 /// A file that was replaced and may be filled again.
@@ -113,14 +120,14 @@ impl Swap {
             self.rename(beside, &target)?;
         }
         self.dirty.store(true, Ordering::Release);
-        let before = state.hot.insert(name.to_owned(), since);
-        match before {
+        let mark = Mark::of(&fstat(&file)?);
+        match state.hot.insert(name.to_owned(), Put { inode: mark.inode(), since }) {
             _ if !exchanged => {}
             // The disk is sure to have this one.
             None => fs::rename(beside, self.kept(name, state.odd))?,
             Some(before) => state.spare = self.retire(beside, name, before)?,
         }
-        Ok(Mark::of(&fstat(&file)?))
+        Ok(mark)
     }
 
     fn rename(&self, beside: &Path, target: &Path) -> io::Result<()> {
@@ -135,13 +142,13 @@ impl Swap {
     }
 
     /// What is to become of a text that was replaced.
-    fn retire(&self, beside: &Path, name: &str, since: Option<u64>) -> io::Result<Option<Spare>> {
+    fn retire(&self, beside: &Path, name: &str, put: Put) -> io::Result<Option<Spare>> {
         self.readers.look(&self.sessions);
-        if let Some(since) = since.filter(|since| !self.readers.opened(name, *since)) {
+        if let Some(since) = put.since.filter(|since| !self.readers.opened(name, *since)) {
             let file = OpenOptions::new().write(true).open(beside)?;
             let meta = file.metadata()?;
-            // Someone may have given it a second name.
-            if meta.nlink() == 1 && meta.len() <= MAX_SPARE_BYTES {
+            // Someone may have put another file there, or given this one a second name.
+            if meta.ino() == put.inode && meta.nlink() == 1 && meta.len() <= MAX_SPARE_BYTES {
                 return Ok(Some(Spare { file, bytes: meta.len(), was: name.to_owned(), since }));
             }
         }
