@@ -77,7 +77,7 @@ fn broken_streams_end_in_an_error_event() {
 
 /// What was delivered stays, then one well-formed error, no end mark, nothing behind it.
 #[track_caller]
-fn ends_in_error(case: &str, reply: &Reply, text: &str) {
+pub fn ends_in_error(case: &str, reply: &Reply, text: &str) {
     assert_eq!(reply.streamed_text(), text, "{case}: {}", reply.text());
     let mut events = reply.events();
     let last: Value = serde_json::from_str(&events.pop().expect("events")).expect("JSON");

@@ -24,6 +24,7 @@ mod faults_network;
 mod faults_slow;
 mod faults_smuggling;
 mod faults_streams;
+mod faults_translated;
 mod faults_upstream;
 mod fuzz;
 mod kill;

@@ -28,8 +28,10 @@ struct Row<'a> {
     done: bool,
     #[serde(borrow)]
     done_reason: Option<Cow<'a, str>>,
-    prompt_eval_count: Option<u64>,
-    eval_count: Option<u64>,
+    #[serde(borrow)]
+    prompt_eval_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    eval_count: Option<&'a RawValue>,
     #[serde(borrow)]
     logprobs: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -80,8 +82,8 @@ impl<'a> Row<'a> {
     }
 
     fn usage(&self) -> Usage {
-        // Ollama leaves out counts that are zero.
-        let count = |value: Option<u64>| Some(value.unwrap_or(0));
+        // Ollama leaves out counts that are zero. One that is none is unknown, and no reason to lose an answer.
+        let count = |value: Option<&RawValue>| value.map_or(Some(0), |count| count.get().parse().ok());
         Usage { input: count(self.prompt_eval_count), output: count(self.eval_count), ..Usage::default() }
     }
 }
