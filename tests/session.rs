@@ -222,6 +222,39 @@ fn requests_at_once_lose_nothing() {
 }
 
 #[test]
+fn a_lock_that_another_process_holds_stops_nobody_but_its_writers() {
+    let upstream = Upstream::saying("answer");
+    let server = gateway().provider("mammouth", &upstream.url("/v1")).start();
+    ask(&server, "gpt41", "s", &json!([user("one")]));
+    // A writer of any session waits for one of these.
+    let locks: Vec<fs::File> = (0..64)
+        .map(|lane| {
+            let path = server.data().join(format!(".locks/sessions-{lane:02}"));
+            let file = fs::File::options().create(true).append(true).open(path).expect("the lock's file");
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+            file
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = ["s", "t", "u", "v"]
+            .map(|session| scope.spawn(|| ask(&server, "gpt41", session, &json!([user("two")]))))
+            .into();
+        // All of them have their answers and wait to store them.
+        crate::harness::eventually("the upstream", || (upstream.requests().len() == 5).then_some(()));
+        for _ in 0..3 {
+            assert_eq!(server.get("/api/health").status, 200);
+            let plain = json!({"model": "gpt41", "messages": [user("plain")]});
+            assert_eq!(server.chat(&plain).status, 200);
+        }
+        assert!(waiting.iter().all(|writer| !writer.is_finished()), "they wait for the lock");
+        drop(locks);
+        waiting.into_iter().for_each(|writer| writer.join().expect("stored"));
+    });
+    assert_eq!(stored(&server, "gpt41-s.json").len(), 4);
+    assert_eq!(stored(&server, "gpt41-v.json").len(), 2);
+}
+
+#[test]
 fn sessions_outlive_the_server() {
     let upstream = Upstream::saying("answer");
     let server = gateway().provider("mammouth", &upstream.url("/v1")).start();

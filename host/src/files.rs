@@ -371,7 +371,10 @@ fn copy_new(source: &Path, name: &Path) -> io::Result<()> {
 }
 
 /// Makes a rename last through a power cut.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system refuses.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir)?.sync_all() {
         // Some file systems cannot sync directories; there the rename is as safe as it gets.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {

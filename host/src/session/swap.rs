@@ -33,6 +33,9 @@ const SPARE: &str = "spare-";
 /// Larger files are not filled anew: their pages would be kept for nothing.
 const MAX_SPARE_BYTES: u64 = 1 << 20;
 
+/// Files that are written out one by one.
+const FEW: usize = 16;
+
 /// The files beside the sessions of a data directory.
 #[derive(Debug)]
 pub(super) struct Swap {
@@ -182,18 +185,21 @@ impl Swap {
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return;
         }
-        let mut kept = Vec::new();
+        let (mut names, mut kept) = (Vec::new(), Vec::new());
         for number in 0..self.lanes.len() {
             let mut state = self.lane(number);
             let odd = state.odd;
-            kept.extend(state.hot.drain().map(|(name, _)| self.kept(&name, odd)));
+            for (name, _) in state.hot.drain() {
+                kept.push(self.kept(&name, odd));
+                names.push(name);
+            }
             state.odd = !state.odd;
             if state.spare.take().is_some() {
                 // Nothing that was replaced or deleted lingers.
                 let _ = fs::remove_file(self.dir.join(format!("{SPARE}{number:02}")));
             }
         }
-        if let Err(error) = File::open(&self.sessions).and_then(|dir| Ok(syncfs(dir)?)) {
+        if let Err(error) = self.write_out(&names) {
             warn!(%error, "sessions could not be written out; a power cut now would lose their last second");
             return;
         }
@@ -201,6 +207,22 @@ impl Swap {
             // A new session had nothing to be kept.
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// A few files one by one; many with all that waits on their file system, others' files too.
+    fn write_out(&self, names: &[String]) -> io::Result<()> {
+        let dir = File::open(&self.sessions)?;
+        if names.len() > FEW {
+            return Ok(syncfs(dir)?);
+        }
+        for name in names {
+            match File::open(self.sessions.join(name)).and_then(|file| file.sync_all()) {
+                // It was deleted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
+        files::sync_dir(&self.sessions)
     }
 
     /// After a crash: puts back what the disk was sure to have where the last second's text was lost.
