@@ -59,7 +59,8 @@ impl Embed {
         struct Wire<'a> {
             #[serde(borrow)]
             embeddings: Vec<&'a RawValue>,
-            prompt_eval_count: Option<u64>,
+            #[serde(borrow)]
+            prompt_eval_count: Option<&'a RawValue>,
         }
         let not_read = |error: serde_json::Error| {
             Fault::new(FaultKind::DECODE, format!("Ollama's embeddings cannot be read: {error}"))
@@ -72,7 +73,8 @@ impl Embed {
                 false => vector.get().to_owned(),
             });
         }
-        let tokens = wire.prompt_eval_count.unwrap_or(0);
+        // As in a chat, a count that is none is no reason to lose the answer.
+        let tokens = wire.prompt_eval_count.and_then(|count| count.get().parse().ok()).unwrap_or(0);
         out.usage(Usage { input: Some(tokens), output: Some(0), ..Usage::default() });
         out.done(&embeddings(&self.model, &vectors, tokens));
         Ok(())
