@@ -12,10 +12,15 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::available_parallelism,
+    time::Duration,
 };
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A timer that is due before all others has its thread wake itself, which is a system call, and a request on
+/// a quiet server brings two such. This one is due before most.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The cores' runtimes; their threads end when this is dropped.
 pub(super) struct Cores {
@@ -72,7 +77,10 @@ fn thread(core: usize, end: CancellationToken) -> Option<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build().ok()?;
     let handle = runtime.handle().clone();
     let run = move || {
-        runtime.block_on(end.cancelled());
+        runtime.block_on(async {
+            let mut tick = tokio::time::interval(TICK);
+            while end.run_until_cancelled(tick.tick()).await.is_some() {}
+        });
         // File work that still runs was given its time to drain.
         runtime.shutdown_background();
     };
