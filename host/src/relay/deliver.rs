@@ -1,10 +1,11 @@
 //! Sending a stream to its caller: events as they are ready, heartbeats in silence, an error event if it
 //! breaks off, and the one entry in the books whatever happens.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use provider_api::{Fault, FaultKind};
+use tokio::time::{Instant, Sleep};
 
 use super::{Next, Run, ledger::Ledger};
 use crate::{
@@ -67,11 +68,12 @@ impl Delivery {
     async fn send(mut self, mut out: Yielder) -> io::Result<()> {
         let drain = Arc::clone(&self.drain);
         let mut time_is_up = std::pin::pin!(drain.time_is_up());
+        let mut alarm = std::pin::pin!(tokio::time::sleep(self.heartbeat.min(self.idle)));
         let fault = loop {
             let next = tokio::select! {
                 biased;
                 // What it holds back when it is dropped was not handed out, and follows below.
-                next = self.next(&mut out) => next,
+                next = self.next(&mut alarm, &mut out) => next,
                 () = &mut time_is_up => return Box::pin(self.cut(out)).await,
             };
             match next {
@@ -105,24 +107,32 @@ impl Delivery {
         Ok(())
     }
 
-    /// Waits for what comes next with heartbeats, as long as the upstream may be silent.
-    async fn next(&mut self, out: &mut Yielder) -> Result<Next, Fault> {
+    /// Waits for what comes next with heartbeats, as long as the upstream may be silent. `alarm` is never due
+    /// later than something has to be done; that it is due too early costs less than to set it for each event.
+    async fn next(&mut self, alarm: &mut Pin<&mut Sleep>, out: &mut Yielder) -> Result<Next, Fault> {
         let (idle, heartbeat) = (self.idle, self.heartbeat.max(Duration::from_millis(1)));
         let activity = self.run.activity();
         // What was not asked for cannot be late: a slow caller is no silence of the upstream.
         activity.note();
+        let mut spoke = Instant::now();
         // Kept over the heartbeats: a step that is under way must be seen to its end.
         let mut next = std::pin::pin!(self.run.next());
         loop {
-            let left = idle.saturating_sub(activity.silence());
-            if left.is_zero() {
+            tokio::select! {
+                biased;
+                next = &mut next => return next,
+                () = &mut *alarm => {}
+            }
+            let silence = activity.silence();
+            if silence >= idle {
                 let text = format!("the upstream was silent for {} s", idle.as_secs());
                 return Err(Fault::new(FaultKind::TIMEOUT, text));
             }
-            if let Ok(next) = tokio::time::timeout(heartbeat.min(left), &mut next).await {
-                return next;
+            if spoke.elapsed() >= heartbeat {
+                out.send(Bytes::from_static(HEARTBEAT)).await;
+                spoke = Instant::now();
             }
-            out.send(Bytes::from_static(HEARTBEAT)).await;
+            alarm.as_mut().reset((spoke + heartbeat).min(Instant::now() + (idle - silence)));
         }
     }
 
