@@ -300,14 +300,15 @@ async fn conversation(
 ) -> Result<(Vec<Bytes>, Option<Storing>), Error> {
     let key = Key::new(&entry.name, session_id)?.or_id(&entry.model.id);
     let messages = chat.messages()?;
-    let spoken: Vec<Bytes> =
-        messages.iter().filter(|m| !m.system).map(|m| chat.body.slice(m.span.clone())).collect();
     let history = gateway.sessions.load(&key).await?;
-    let slices: Vec<&[u8]> = spoken.iter().map(|message| &message[..]).collect();
-    let run = history.within(&slices);
+    let mut spoken: Vec<&[u8]> = Vec::with_capacity(messages.len());
+    spoken.extend(messages.iter().filter(|m| !m.system).map(|m| &chat.body[m.span.clone()]));
+    let run = history.within(&spoken);
     let inserted = if run.is_some() { Vec::new() } else { history.messages() };
-    // Copies: the stored messages must not keep a large body alive while an answer streams.
-    let new = session::new_messages(run, &spoken).iter().map(|m| Bytes::copy_from_slice(m)).collect();
+    let new = session::new_messages(run, &spoken);
+    // Not more than are stored, and copies: they must not keep a large body alive while an answer streams.
+    let new = &new[new.len().saturating_sub(session::MAX_MESSAGES)..];
+    let new = new.iter().map(|message| Bytes::copy_from_slice(message)).collect();
     Ok((inserted, Some(Storing { sessions: gateway.sessions.clone(), key, messages: new })))
 }
 

@@ -79,6 +79,17 @@ pub fn memory_used(server: &Server) -> u64 {
     status(server, "RssAnon:")
 }
 
+/// Resident memory in KiB once it no longer moves: plugin files that are new are read once more behind a start.
+pub fn memory_settled(server: &Server) -> u64 {
+    let mut before = memory_used(server);
+    super::server::eventually("memory that stays as it is", || {
+        std::thread::park_timeout(Duration::from_millis(400));
+        let now = memory_used(server);
+        let moved = now.abs_diff(std::mem::replace(&mut before, now));
+        (moved < 256).then_some(now)
+    })
+}
+
 /// Highest resident memory in KiB since the start or the last [`reset_memory_peak`].
 pub fn memory_peak(server: &Server) -> u64 {
     status(server, "VmHWM:")
