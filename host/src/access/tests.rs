@@ -273,7 +273,7 @@ fn bodies_are_json_and_plain() {
         ("application/json; charset=utf-8", "", 200),
         ("Application/JSON ;charset=utf-8", "", 200),
         ("application/vnd.api+json", "", 200),
-        ("application/json", "identity", 200),
+        ("application/json", "identity", 415),
         ("application/json", "gzip", 415),
         ("application/json", "identity, gzip", 415),
         ("", "", 415),
