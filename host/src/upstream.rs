@@ -44,7 +44,7 @@ const SHARDS: usize = 16;
 const READ_BYTES: usize = 16 << 10;
 
 /// Requests up to this size are sent as one buffer: one system call, one small copy.
-const COALESCE_BYTES: usize = 32 << 10;
+const COALESCE_BYTES: usize = 4 << 10;
 
 thread_local! {
     /// Where sockets are read into: who waits for an upstream holds no memory for what may come.
@@ -155,7 +155,6 @@ type Shard = HashMap<Arc<Origin>, Vec<Idle>>;
 
 struct Idle {
     io: Io,
-    buffer: BytesMut,
     since: Instant,
 }
 
@@ -170,11 +169,11 @@ impl Pool {
     }
 
     /// The connection used last that is still open.
-    fn take(&self, origin: &Arc<Origin>) -> Option<(Io, BytesMut)> {
+    fn take(&self, origin: &Arc<Origin>) -> Option<Io> {
         loop {
-            let Idle { io, buffer, since } = self.shard().get_mut(origin)?.pop()?;
+            let Idle { io, since } = self.shard().get_mut(origin)?.pop()?;
             if since.elapsed() < MAX_IDLE && io.is_quiet() {
-                return Some((io, buffer));
+                return Some(io);
             }
         }
     }
@@ -183,12 +182,7 @@ impl Pool {
         let mut idle = self.shard();
         let list = idle.entry(connection.origin).or_default();
         if list.len() < MAX_IDLE_PER_ORIGIN {
-            let mut buffer = connection.buffer;
-            // A large answer must not keep its memory while the connection waits.
-            if buffer.capacity() > COALESCE_BYTES {
-                buffer = BytesMut::new();
-            }
-            list.push(Idle { io: connection.io, buffer, since: Instant::now() });
+            list.push(Idle { io: connection.io, since: Instant::now() });
         }
     }
 }
@@ -211,16 +205,16 @@ impl Upstream {
         request: &Request,
         connect: Duration,
     ) -> Result<Response, TransportError> {
-        let (io, buffer) = match self.pool.take(origin) {
+        let io = match self.pool.take(origin) {
             Some(kept) => kept,
             None => {
                 // Boxed: most requests find a connection, and each would carry the room to open one.
                 let opened = tokio::time::timeout(connect, Box::pin(self.open(origin))).await;
-                (opened.map_err(|_| TransportError::ConnectTimeout)??, BytesMut::new())
+                opened.map_err(|_| TransportError::ConnectTimeout)??
             }
         };
-        let mut connection =
-            Connection { io, buffer, origin: Arc::clone(origin), pool: Arc::clone(&self.pool) };
+        let (origin, pool) = (Arc::clone(origin), Arc::clone(&self.pool));
+        let mut connection = Connection { io, buffer: BytesMut::new(), origin, pool };
         let written = write(&mut connection.io, request).await;
         // An upstream may refuse a body that it has not read to its end: its answer says why.
         match (Response::read(connection).await, written) {
