@@ -13,7 +13,7 @@ use std::{
 const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// How long lines gather.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How long the end waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
