@@ -1,6 +1,14 @@
 //! The life of the server: start, what it says then, reload, drain, end.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::{
@@ -99,27 +107,45 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<Ended, StartError
 }
 
 /// Puts in force what changes in the plugin directories. Looking costs less than being told would risk: it
-/// misses nothing on network file systems, nor a directory that appears later.
+/// misses nothing on network file systems, nor a directory that appears later. A thread of its own wakes
+/// nobody else five times a second.
 async fn watching(gateway: Arc<Gateway>) {
+    let (changed, mut changes) = tokio::sync::mpsc::channel(1);
+    // Closed when this future is dropped.
+    let (_here, gone) = std::sync::mpsc::channel();
+    let (looking, runtime) = (Arc::clone(&gateway), tokio::runtime::Handle::current());
+    let look = move || {
+        let _entered = runtime.enter();
+        looks(&looking, &gone, &changed);
+    };
+    if let Err(error) = std::thread::Builder::new().name("plugins".into()).spawn(look) {
+        tracing::error!(%error, "the plugin directories are not watched; POST /api/plugins/reload reads them");
+    }
+    while changes.recv().await.is_some() {
+        gateway.discover(Duration::ZERO).await;
+    }
+}
+
+/// Looks until `gone` is closed, and tells of what was put in force.
+fn looks(gateway: &Gateway, gone: &Receiver<()>, changed: &tokio::sync::mpsc::Sender<()>) {
     // What starting and loading touched is given back when they are over.
     let mut settled = false;
-    loop {
-        tokio::time::sleep(PLUGIN_PERIOD).await;
-        let blocking = Arc::clone(&gateway);
-        let looked = tokio::task::spawn_blocking(move || {
-            let changed = blocking.plugins.look(&blocking.settings.load());
+    while gone.recv_timeout(PLUGIN_PERIOD) == Err(RecvTimeoutError::Timeout) {
+        let look = AssertUnwindSafe(|| {
+            let changed = gateway.plugins.look(&gateway.settings.load());
             if changed {
-                blocking.rebuild_catalog();
-            } else if !settled {
-                let bytes = provider_api::loader::release_code();
-                tracing::debug!(bytes, "memory of code that is not in use was given back");
+                gateway.rebuild_catalog();
             }
             changed
         });
-        let changed = looked.await.unwrap_or(false);
-        settled = !changed;
-        if changed {
-            gateway.discover(Duration::ZERO).await;
+        if catch_unwind(look).unwrap_or(false) {
+            settled = false;
+            // One that waits tells of this change, too.
+            let _ = changed.try_send(());
+        } else if !settled {
+            settled = true;
+            let bytes = provider_api::loader::release_code();
+            tracing::debug!(bytes, "memory of code that is not in use was given back");
         }
     }
 }
