@@ -31,18 +31,18 @@ impl Line {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = match *level {
             Level::ERROR => "ERROR",
-            Level::WARN => "WARN",
-            Level::INFO => "INFO",
+            Level::WARN => "WARN ",
+            Level::INFO => "INFO ",
             _ => "DEBUG",
         };
         let head = &mut self.head;
         if json {
             head.push_str("{\"time\":\"");
             time(head, now);
-            let _ = write!(head, "\",\"level\":\"{name}\",\"message\":\"");
+            head.extend(["\",\"level\":\"", name.trim_end(), "\",\"message\":\""]);
         } else {
             time(head, now);
-            let _ = write!(head, " {name:<5} ");
+            head.extend([" ", name, " "]);
         }
     }
 
@@ -69,7 +69,8 @@ impl Line {
     fn name(&mut self, name: &str) {
         // `r#type` is how Rust spells a field that is called `type`.
         let name = name.strip_prefix("r#").unwrap_or(name);
-        let _ = if self.json { write!(self.fields, ",\"{name}\":") } else { write!(self.fields, " {name}=") };
+        let (before, behind) = if self.json { (",\"", "\":") } else { (" ", "=") };
+        self.fields.extend([before, name, behind]);
     }
 
     fn text(&mut self, name: &str, text: &str) {
@@ -185,6 +186,10 @@ fn unsafe_to_show(c: char) -> bool {
 }
 
 fn needs_quotes(text: &str) -> bool {
+    // Most values are words.
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte)) {
+        return false;
+    }
     text.is_empty()
         || text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '=' | '\\') || unsafe_to_show(c))
 }
@@ -231,7 +236,20 @@ fn time(out: &mut String, since_1970: std::time::Duration) {
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    let parts = [
+        (year, 4, '-'),
+        (month, 2, '-'),
+        (day, 2, 'T'),
+        (hour, 2, ':'),
+        (minute, 2, ':'),
+        (second, 2, '.'),
+        (u64::from(millis), 3, 'Z'),
+    ];
+    // Digit by digit: every request has such a line.
+    for (number, width, behind) in parts {
+        out.extend((0..width).rev().map(|place| char::from(b'0' + (number / 10u64.pow(place) % 10) as u8)));
+        out.push(behind);
+    }
 }
 
 #[cfg(test)]
