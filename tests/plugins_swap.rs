@@ -228,6 +228,33 @@ fn a_removed_plugin_drains() {
     eventually("the end of the drain", || (server.get("/api/plugins/faulty").status == 404).then_some(()));
 }
 
+/// How often plugin files are mapped in the server, by mappings that run code.
+fn mapped(server: &Server) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", server.id())).expect("its maps");
+    maps.lines().filter(|line| line.contains("/memfd:plugin") && line.contains(" r-xp ")).count()
+}
+
+#[test]
+fn a_plugin_that_comes_back_unchanged_costs_no_further_mapping() {
+    let upstream = halting(&Arc::default());
+    let server = faulty(&upstream).start();
+    let file = server.data().join("plugins/faulty.so");
+    let away = server.data().join("away");
+    let before = mapped(&server);
+    assert!(before > 0, "plugins are mapped");
+    for generation in 2..4 {
+        fs::rename(&file, &away).expect("away");
+        eventually("its end", || (server.get("/api/plugins/faulty").status == 404).then_some(()));
+        fs::rename(&away, &file).expect("back");
+        eventually("its return", || {
+            let shown = server.get("/api/plugins/faulty");
+            (shown.status == 200 && shown.json()["generation"] == json!(generation)).then_some(())
+        });
+        assert_eq!(ask(&server, "good").status, 200);
+    }
+    assert_eq!(mapped(&server), before);
+}
+
 #[test]
 fn a_rollback_is_instant_and_lasts_until_the_file_changes() {
     let upstream = Upstream::saying("hello");

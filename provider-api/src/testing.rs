@@ -260,7 +260,7 @@ impl Exchange {
         for item in &items {
             match (item.passed, self.stream) {
                 (true, _) | (false, false) => output.extend_from_slice(&item.bytes),
-                (false, true) => output.extend([b"data: ", &item.bytes[..], b"\n\n"].concat()),
+                (false, true) => output.extend([b"data: ", &*sse::one_line(&item.bytes), b"\n\n"].concat()),
             }
         }
         match &done {

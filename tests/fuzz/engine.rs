@@ -23,10 +23,9 @@ pub struct Fuzzer {
 }
 
 impl Fuzzer {
-    /// Starts from these inputs; `words` are put in now and then.
-    pub fn new(name: &str, seeds: Vec<Vec<u8>>, words: &'static [&'static str]) -> Self {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let state = since.map_or(1, |since| since.as_nanos() as u64) | 1;
+    /// Starts from these inputs; `words` are put in now and then. The same `state` makes the same inputs.
+    pub fn new(name: &str, seeds: Vec<Vec<u8>>, words: &'static [&'static str], state: u64) -> Self {
+        let state = state | 1;
         Self { name: name.to_owned(), state, corpus: seeds, words, seen: HashSet::new() }
     }
 

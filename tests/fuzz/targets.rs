@@ -107,6 +107,7 @@ pub fn target(name: &str) -> Target {
             seeds: seeds(&[
                 "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n{\"done\":true,\"done_reason\":\"stop\",\"prompt_eval_count\":1,\"eval_count\":2}\n",
                 "{\"message\":{\"content\":\"\",\"thinking\":\"t\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1}}}]}}\n{\"error\":\"e\"}\n",
+                "{\"message\":{\"content\":[{\r\"a\":\r1}]},\"done\":false}\n{\"done\":true}\n",
             ]),
             words: &[
                 "\n",

@@ -97,21 +97,31 @@ impl Generation {
         if self.file == file && self.sidecar == sidecar {
             return Arc::clone(self);
         }
+        let (loaded_at, meter) = (self.loaded_at, Arc::clone(&self.meter));
+        Arc::new(Self { loaded_at, meter, ..self.copied(self.number, file, sidecar) })
+    }
+
+    /// A further generation of the same code, which is mapped already.
+    pub fn again(&self, number: u64, file: PathBuf, sidecar: Vec<Model>) -> Arc<Self> {
+        Arc::new(self.copied(number, file, sidecar))
+    }
+
+    fn copied(&self, number: u64, file: PathBuf, sidecar: Vec<Model>) -> Self {
         let mut manifest = self.manifest.clone();
         manifest.models.clone_from(&self.code.own_models);
         catalog::merge_rows(&mut manifest.models, sidecar.clone());
-        Arc::new(Self {
-            number: self.number,
+        Self {
+            number,
             id: Arc::clone(&self.id),
             file,
             sha256: Arc::clone(&self.sha256),
             manifest,
             rustc: Arc::clone(&self.rustc),
-            loaded_at: self.loaded_at,
-            meter: Arc::clone(&self.meter),
+            loaded_at: SystemTime::now(),
+            meter: Arc::default(),
             sidecar,
             code: Arc::clone(&self.code),
-        })
+        }
     }
 
     /// The file's bytes, which nobody can change any more.

@@ -157,7 +157,13 @@ impl Store {
         let line = self.lines.entry(fresh.record.manifest.id.as_str().into()).or_default();
         let number = line.meters.len() as u64 + 1;
         let began = Instant::now();
-        let generation = Arc::new(Generation::load(fresh, number, sidecar, apart)?);
+        // The same bytes once more, a file that was away or gone back to: mapping them again would cost memory
+        // for good. Code that has failed may have spoilt its statics, and starts afresh.
+        let same = line.earlier.iter().rfind(|old| old.sha256 == fresh.sha256);
+        let generation = match same.filter(|old| old.meter.faults() == 0) {
+            Some(old) => old.again(number, fresh.file, sidecar),
+            None => Arc::new(Generation::load(fresh, number, sidecar, apart)?),
+        };
         tracing::debug!(plugin = %generation.id, generation = number, took_us = micros(began), "plugin mapped");
         line.meters.push(Arc::clone(&generation.meter));
         line.waiting = Some(Arc::clone(&generation));

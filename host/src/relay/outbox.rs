@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use provider_api::{
     Fault, FaultKind, Usage,
     exchange::{Asked, Sink},
-    openai,
+    openai, sse,
 };
 
 use super::{Call, MAX_ANSWER_BYTES, Queue};
@@ -157,9 +157,10 @@ impl Outbox {
 
     /// Frames a chunk that the plugin made.
     fn frame(&mut self, chunk: &[u8]) -> bool {
+        let chunk = sse::one_line(chunk);
         let mut event = BytesMut::with_capacity(chunk.len() + 8);
         event.extend_from_slice(b"data: ");
-        event.extend_from_slice(chunk);
+        event.extend_from_slice(&chunk);
         event.extend_from_slice(b"\n\n");
         match self.accept(event) {
             Ok(()) => true,
