@@ -111,8 +111,8 @@ fn a_reader_that_takes_nothing_stops_the_upstream_and_is_dropped() {
     });
     let held = memory_used(&server).saturating_sub(before);
     println!("20 stalled streams hold {held} KiB; {} KiB were sent before the wait", last / 1024);
-    // 64 KiB and an event, and what an unoptimised build needs more.
-    assert!(held < 20 * 80, "{held} KiB for 20 stalled streams");
+    // 64 KiB and an event, what an unoptimised build needs more, and what threads' arenas keep.
+    assert!(held < 20 * 80 + 2048, "{held} KiB for 20 stalled streams");
     steady.check("stalled");
     // And after `stream_idle_secs` they are closed.
     eventually("the stalled readers to be dropped", || {
