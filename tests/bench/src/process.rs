@@ -36,6 +36,14 @@ impl Process {
         };
         tree(self.0.id()).into_iter().map(kib).sum::<f64>() / 1024.0
     }
+
+    /// Measures the peak anew from here.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub fn reset_peak(&self) -> std::io::Result<()> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.0.id()), "5")
+    }
 }
 
 fn tree(root: u32) -> Vec<u32> {
