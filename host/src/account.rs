@@ -11,7 +11,7 @@ use std::{
 use provider_api::{Usage, model::Model};
 use serde::Serialize;
 
-use crate::catalog::day::rfc3339;
+use crate::{catalog::day::rfc3339, telemetry};
 
 mod metrics;
 
@@ -83,7 +83,10 @@ impl Account {
     /// Adds a request that ended and logs it.
     pub fn settle(&self, settled: &Settled) {
         lock(&self.sums(&settled.model, &settled.provider)).add(settled);
-        log(settled);
+        if tracing::enabled!(tracing::Level::INFO) {
+            let settled = settled.clone();
+            telemetry::later(move || log(&settled));
+        }
     }
 
     /// What all requests came to.

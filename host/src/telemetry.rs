@@ -10,7 +10,10 @@ use std::{
     fs::File,
     io::Write as _,
     os::fd::AsFd,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use tracing::{
@@ -37,6 +40,9 @@ pub struct Guard {
 
 /// The settings in force, in one byte so that a reload needs no lock: level in the low bits.
 static IN_FORCE: AtomicU8 = AtomicU8::new(1);
+/// The log, once it is started.
+static STARTED: OnceLock<Writer> = OnceLock::new();
+
 const JSON: u8 = 0x80;
 const LEVEL: u8 = 0x0f;
 
@@ -48,9 +54,12 @@ pub fn init(settings: LogSettings) -> Guard {
         return Guard { _writer: None };
     };
     let (writer, guard) = Writer::start(File::from(descriptor));
-    let subscriber = tracing_subscriber::registry().with(Log { writer, pid: std::process::id() });
-    match tracing::subscriber::set_global_default(subscriber) {
-        Ok(()) => Guard { _writer: Some(guard) },
+    let log = Log { writer: writer.clone(), pid: std::process::id() };
+    match tracing::subscriber::set_global_default(tracing_subscriber::registry().with(log)) {
+        Ok(()) => {
+            STARTED.get_or_init(|| writer);
+            Guard { _writer: Some(guard) }
+        }
         Err(_) => Guard { _writer: None },
     }
 }
@@ -66,6 +75,15 @@ pub fn set(settings: LogSettings) {
     };
     IN_FORCE.store(level | if settings.json { JSON } else { 0 }, Ordering::Relaxed);
     tracing::callsite::rebuild_interest_cache();
+}
+
+/// Logs an event as one of now, but has the log's thread put its line together: `event` runs there. For what many
+/// requests say while somebody waits for their answer. At once if there is no such thread.
+pub fn later(event: impl FnOnce() + Send + 'static) {
+    match STARTED.get() {
+        Some(writer) => writer.later(Box::new(event)),
+        None => event(),
+    }
 }
 
 /// Logs a panic as an error with its place, and prints nothing else: its text may hold a caller's words.

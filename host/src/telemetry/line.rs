@@ -3,7 +3,7 @@
 
 use std::{
     fmt::{self, Write},
-    time::{SystemTime, UNIX_EPOCH},
+    time::UNIX_EPOCH,
 };
 
 use tracing::{
@@ -28,7 +28,7 @@ impl Line {
             part.clear();
         }
         self.json = json;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = super::writer::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = match *level {
             Level::ERROR => "ERROR",
             Level::WARN => "WARN ",

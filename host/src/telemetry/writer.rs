@@ -1,12 +1,15 @@
 //! The log's own thread: takes what gathered for a moment and writes it in one piece.
 //!
 //! One write for many lines is what makes a line a request cheap. While lines keep coming the thread wakes by
-//! its own clock, so that no request has to wake it; a wake-up costs more than the line.
+//! its own clock, so that no request has to wake it; a wake-up costs more than the line. Putting a line together
+//! can be left to the thread too: done for many at once it costs less, and no caller waits for it.
 
 use std::{
+    cell::RefCell,
     io::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 /// Most bytes that wait for the reader; when they are full, further lines are lost and counted.
@@ -14,6 +17,9 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// How long lines gather.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// What an event that is put together later counts of them.
+const LATER_BYTES: usize = 512;
 
 /// How long the end waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -28,14 +34,63 @@ struct Shared {
     changed: Condvar,
 }
 
+/// Something that logs one event.
+type Later = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct State {
-    waiting: Vec<u8>,
+    waiting: Waiting,
     lost: u64,
     /// The thread sleeps until there is a line.
     asleep: bool,
     stopping: bool,
     stopped: bool,
+}
+
+/// What came since the last write.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// What is still to be put together, when it happened, and where in `lines` it belongs.
+    later: Vec<(usize, SystemTime, Later)>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.later.is_empty()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.lines.len() + self.later.len() * LATER_BYTES + bytes <= MAX_WAITING_BYTES
+    }
+
+    /// Everything in its order. Empties itself.
+    fn take(&mut self, out: &mut Vec<u8>) {
+        let mut from = 0;
+        for (at, when, later) in self.later.drain(..) {
+            out.extend_from_slice(&self.lines[from..at]);
+            from = at;
+            NOW.set(Some((when, std::mem::take(out))));
+            // Whatever it says, the log goes on.
+            let _ = catch_unwind(AssertUnwindSafe(later));
+            *out = NOW.take().map(|(_, lines)| lines).unwrap_or_default();
+        }
+        out.extend_from_slice(&self.lines[from..]);
+        self.lines.clear();
+        // A burst's memory is not kept.
+        self.lines.shrink_to(64 << 10);
+        self.later.shrink_to(1 << 10);
+    }
+}
+
+thread_local! {
+    /// In the log's thread, while it puts an event together: when that happened, and where its line goes.
+    static NOW: RefCell<Option<(SystemTime, Vec<u8>)>> = const { RefCell::new(None) };
+}
+
+/// When the event that is being logged in this thread happened.
+pub(super) fn now() -> SystemTime {
+    NOW.with_borrow(|now| now.as_ref().map(|(when, _)| *when)).unwrap_or_else(SystemTime::now)
 }
 
 /// Ends the thread; what waits is written first, if the reader reads.
@@ -55,12 +110,27 @@ impl Writer {
 
     /// Hands a line over; never waits for the reader.
     pub(super) fn line(&self, line: &[u8]) {
+        let put = |now: &mut Option<(SystemTime, Vec<u8>)>| {
+            now.as_mut().map(|(_, lines)| lines.extend_from_slice(line)).is_some()
+        };
+        if !NOW.with_borrow_mut(put) {
+            self.add(line.len(), |waiting| waiting.lines.extend_from_slice(line));
+        }
+    }
+
+    /// Logs an event in the thread, as what happened now.
+    pub(super) fn later(&self, later: Later) {
+        let now = SystemTime::now();
+        self.add(LATER_BYTES, |waiting| waiting.later.push((waiting.lines.len(), now, later)));
+    }
+
+    fn add(&self, bytes: usize, add: impl FnOnce(&mut Waiting)) {
         let mut state = self.lock();
-        if state.waiting.len() + line.len() > MAX_WAITING_BYTES {
+        if !state.waiting.has_room(bytes) {
             state.lost += 1;
             return;
         }
-        state.waiting.extend_from_slice(line);
+        add(&mut state.waiting);
         if std::mem::replace(&mut state.asleep, false) {
             drop(state);
             self.0.changed.notify_all();
@@ -72,7 +142,7 @@ impl Writer {
     }
 
     fn run(&self, mut out: impl Write) {
-        let mut lines = Vec::new();
+        let (mut lines, mut taken) = (Vec::new(), Waiting::default());
         let mut quiet = true;
         loop {
             let mut state = self.lock();
@@ -86,9 +156,10 @@ impl Writer {
                 state = gathered.unwrap_or_else(PoisonError::into_inner).0;
             }
             quiet = state.waiting.is_empty();
-            std::mem::swap(&mut lines, &mut state.waiting);
+            std::mem::swap(&mut taken, &mut state.waiting);
             let (lost, stopping) = (std::mem::take(&mut state.lost), state.stopping);
             drop(state);
+            taken.take(&mut lines);
             if lost > 0 {
                 let _ = writeln!(lines, "{lost} log lines were lost: their reader is too slow");
             }
@@ -134,6 +205,24 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_is_put_together_later_stands_where_it_happened() {
+        let (sent, got) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        drop(go);
+        let (writer, stop) = Writer::start(Stuck(wait, sent));
+        let before = SystemTime::now();
+        writer.line(b"first\n");
+        let (own, other) = (writer.clone(), writer.clone());
+        writer.later(Box::new(move || own.line(if now() >= before { b"second\n" } else { b"untimely\n" })));
+        writer.later(Box::new(|| panic!("an event that cannot be put together")));
+        writer.line(b"third\n");
+        writer.later(Box::new(move || other.line(b"fourth\n")));
+        drop(stop);
+        let all: Vec<u8> = got.iter().flatten().collect();
+        assert_eq!(String::from_utf8_lossy(&all), "first\nsecond\nthird\nfourth\n");
     }
 
     #[test]
