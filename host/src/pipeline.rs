@@ -148,7 +148,7 @@ pub async fn chat(
             let idle = plan.idle;
             let drain = Arc::clone(&gateway.shared.drain);
             let delivery =
-                Delivery { run: *run, ledger, permit, drain, breaker, idle, heartbeat, session: storing };
+                Delivery { run, ledger, permit, drain, breaker, idle, heartbeat, session: storing };
             Ok(head.map(|()| delivery.body()))
         }
     }

@@ -126,7 +126,7 @@ impl Run {
         (provider, channel): (&Arc<Provider>, &Arc<Channel>),
         call: &Call,
         attempt: u32,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Box<Self>, Fault> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let now_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let requires = if call.requires_completion_tokens { "true" } else { "false" };
@@ -148,7 +148,8 @@ impl Run {
         let mut trace = provider.record(&begin);
         trace.iter_mut().for_each(|trace| trace.ended(&begun));
         let exchange = begun.inspect_err(|fault| count(provider, fault))?;
-        let mut run = Self {
+        // Boxed: it is handed on several times, and copying it costs more than its place.
+        let mut run = Box::new(Self {
             upstream: Arc::clone(upstream),
             connect: call.connect,
             exchange,
@@ -164,7 +165,7 @@ impl Run {
             activity: Activity::default(),
             trace,
             _in_flight: in_flight,
-        };
+        });
         run.step(Input::Start).await?;
         Ok(run)
     }
@@ -173,7 +174,7 @@ impl Run {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn whole(mut self) -> Result<Whole, Fault> {
+    pub async fn whole(mut self: Box<Self>) -> Result<Whole, Fault> {
         while !self.outbox.finished {
             if let Some((id, origin, request)) = self.outbox.requests.pop_front() {
                 match self.upstream.send(&origin, &request, self.connect).await {

@@ -200,7 +200,7 @@ async fn once(
     let silence = deadline.min(Instant::now() + plan.idle);
     let patience = HEAD_PATIENCE.min(plan.idle);
     tokio::time::timeout_at(silence, run.opened(patience)).await.map_err(too_late)??;
-    Ok(Attempted::Stream(Box::new(run)))
+    Ok(Attempted::Stream(run))
 }
 
 /// Whether another attempt can help.

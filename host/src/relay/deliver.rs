@@ -21,7 +21,7 @@ use crate::{
 /// What a stream in flight holds on to.
 pub struct Delivery {
     /// The run, past its first event.
-    pub run: Run,
+    pub run: Box<Run>,
     /// The entry in the books; closed when this is dropped at the latest.
     pub ledger: Ledger,
     /// The place among the requests in flight.
