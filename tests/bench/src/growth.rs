@@ -146,7 +146,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Processor µs per request: the median of five tries. The system counts in steps of 10 ms.
+/// Processor µs per request: the median of five tries.
 async fn cost(gateway: &Process, port: u16, words: usize, more: &str) -> Result<f64, Box<dyn Error>> {
     let request = post(port, "/v1/chat/completions", &body("plain/gpt-4.1", words, more));
     let mut client = Client::new(port, request).await?;

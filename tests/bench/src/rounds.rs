@@ -72,7 +72,7 @@ pub async fn all(binary: &Path, plugins: &Path) -> Outcome<()> {
         let mut scratch = Table::default();
         let table = if round == 0 { &mut scratch } else { &mut table };
         for side in &sides {
-            one_round(table, side, upstream).await?;
+            one_round(table, side).await?;
         }
         eprintln!("round {round} of {ROUNDS} done");
     }
@@ -108,7 +108,7 @@ async fn ceiling(upstream: u16) -> Outcome<f64> {
     Ok(count as f64 / 2.0)
 }
 
-async fn one_round(table: &mut Table, side: &Side<'_>, upstream: u16) -> Outcome<()> {
+async fn one_round(table: &mut Table, side: &Side<'_>) -> Outcome<()> {
     let time = Duration::from_secs(2);
     let per_request = |name: &str, request: Vec<u8>, required| {
         let name = name.to_owned();
@@ -134,11 +134,9 @@ async fn one_round(table: &mut Table, side: &Side<'_>, upstream: u16) -> Outcome
         let figure = per_request(name, request, Required::Ratio(3.0)).await?;
         table.add(&figure.0, side.name, figure.1, figure.2);
     }
-    streams(table, side, "paced", (100, 1), Required::Ratio(1.2)).await?;
+    streams(table, side, "paced", (100, 2), Required::Ratio(1.2)).await?;
     streams(table, side, "burst", (8, 5), Required::Ratio(3.0)).await?;
-    latency(table, side).await?;
-    let _ = upstream;
-    Ok(())
+    latency(table, side).await
 }
 
 /// Requests as fast as the connections take them; how many were answered.
