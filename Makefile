@@ -8,11 +8,19 @@ PROVIDERS := $(notdir $(patsubst %/,%,$(wildcard providers/*/)))
 PACKAGES  := $(addprefix -p ,host $(PROVIDERS))
 # No path of the machine that builds gets into what is built. Paths in this folder are relative already.
 CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
-RELEASED  := RUSTFLAGS="$(RUSTFLAGS) --remap-path-prefix=$(CARGO_DIR)=/cargo" \
-             CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
+REMAPPED  := --remap-path-prefix=$(CARGO_DIR)=/cargo
+# What a request runs lies together, as counted by `make profile`. Without the file, or in a folder whose name has a
+# space, the build is as right, only slower.
+PROFILE   := $(wildcard packaging/release.profdata)
+ifeq ($(words $(PROFILE) $(CURDIR)),2)
+LAID_OUT  := -Cprofile-use=$(CURDIR)/$(PROFILE) -Cllvm-args=-no-pgo-warn-mismatch \
+             -Clink-arg=-Wl,-z,keep-text-section-prefix
+endif
+C_FLAGS   := CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
+RELEASED  := RUSTFLAGS="$(RUSTFLAGS) $(REMAPPED) $(LAID_OUT)" $(C_FLAGS)
 
 .DEFAULT_GOAL := build
-.PHONY: build run test test-env figures bench bench-growth bench-pure bench-plugins fuzz chaos streams loom kills reproduce check format clippy docs dependencies clean
+.PHONY: build run test test-env figures bench bench-growth bench-pure bench-plugins profile fuzz chaos streams loom kills reproduce check format clippy docs dependencies clean
 
 ## build: the server, the command line program and the plugins, in release, under build/
 build:
@@ -54,6 +62,12 @@ bench-pure:
 ## bench-plugins: loading a plugin part by part, what an old version leaves in memory, a step in a worker process
 bench-plugins:
 	$(CARGO) bench --locked -p host --bench load --bench worker
+
+## profile: count what requests run, by which `make build` lays out the code (needs curl and llvm-profdata)
+profile: nginx
+	$(RELEASED) $(CARGO) build --release --locked -p bench
+	RUSTFLAGS="$(RUSTFLAGS) $(REMAPPED)" $(C_FLAGS) CARGO="$(CARGO)" \
+	  sh tests/bench/profile.sh $(RELEASE)/bench "$(PROVIDERS)"
 
 .PHONY: nginx
 nginx:
