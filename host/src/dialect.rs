@@ -7,3 +7,4 @@ pub mod chat;
 pub mod embeddings;
 pub mod events;
 pub mod splice;
+mod syntax;
