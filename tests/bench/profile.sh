@@ -9,6 +9,8 @@ providers=$2
 cargo=${CARGO:-cargo}
 profdata=${LLVM_PROFDATA:-$(command -v llvm-profdata-19 || echo /usr/lib/llvm-19/bin/llvm-profdata)}
 "$profdata" merge --help >/dev/null || { echo "make profile needs llvm-profdata: install llvm-19" >&2; exit 1; }
+target=$(cd "$(dirname "$bench")/.." && pwd)/counted
+counts=$target/counts
 work=$(mktemp -d)
 gateway=
 trap '[ -z "$gateway" ] || kill "$gateway"; rm -rf "$work"' EXIT
@@ -16,23 +18,24 @@ trap '[ -z "$gateway" ] || kill "$gateway"; rm -rf "$work"' EXIT
 packages="-p host"
 for id in $providers; do packages="$packages -p $id"; done
 # shellcheck disable=SC2086
-RUSTFLAGS="$RUSTFLAGS -Cprofile-generate=$work/counted" CARGO_TARGET_DIR=$work/target \
+RUSTFLAGS="$RUSTFLAGS -Cprofile-generate=$counts" CARGO_TARGET_DIR=$target \
   "$cargo" build --release --locked $packages
 mkdir "$work/plugins"
 for id in $providers; do
-  install -m 755 "$work/target/release/lib$(echo "$id" | tr - _).so" "$work/plugins/$id.so"
+  install -m 755 "$target/release/lib$(echo "$id" | tr - _).so" "$work/plugins/$id.so"
 done
-rm -rf "$work/counted"
-"$bench" all "$work/target/release/sigoREST" "$work/plugins" >/dev/null
+rm -rf "$counts"
+"$bench" all "$target/release/sigoREST" "$work/plugins" >/dev/null
 
 mkdir "$work/data"
-"$work/target/release/sigoREST" -data-dir "$work/data" -plugin-dir "$work/plugins" \
+"$target/release/sigoREST" -data-dir "$work/data" -plugin-dir "$work/plugins" \
   -http-port 19083 -https-port 19443 2>/dev/null &
 gateway=$!
 ask() {
-  curl --silent --show-error --fail --insecure --retry 20 --retry-connrefused --retry-delay 1 --output /dev/null "$@"
+  curl --silent --show-error --fail --insecure --retry 20 --retry-all-errors --retry-delay 1 --output /dev/null "$@"
 }
-ask http://127.0.0.1:19083/api/health
+# The first start makes a certificate first.
+ask https://127.0.0.1:19443/api/health
 for version in --http1.1 --http2; do
   for _ in $(seq 100); do
     ask $version https://127.0.0.1:19443/v1/models
@@ -45,5 +48,5 @@ done
 kill "$gateway"
 wait "$gateway"
 gateway=
-"$profdata" merge --sparse -o packaging/release.profdata "$work"/counted/*.profraw
+"$profdata" merge --sparse -o packaging/release.profdata "$counts"/*.profraw
 ls -l packaging/release.profdata
