@@ -19,7 +19,7 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// What an event that is put together later counts of them.
-const LATER_BYTES: usize = 512;
+const LATER_BYTES: usize = 320;
 
 /// How long the end waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
