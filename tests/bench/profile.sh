@@ -28,6 +28,7 @@ rm -rf "$counts"
 "$bench" all "$target/release/sigoREST" "$work/plugins" >/dev/null
 
 mkdir "$work/data"
+printf '[access]\nhttps = ["127.0.0.0/8"]\n' >"$work/data/sigorest.toml"
 "$target/release/sigoREST" -data-dir "$work/data" -plugin-dir "$work/plugins" \
   -http-port 19083 -https-port 19443 2>/dev/null &
 gateway=$!
