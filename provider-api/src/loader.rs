@@ -284,11 +284,13 @@ fn one_line(text: &str) -> String {
     line.chars().take(300).collect()
 }
 
-/// Gives back the memory of code that was needed to start or to load and may not be needed again: pages of the
-/// program and of plugins that nobody wrote to. They are mapped again when they are used.
+/// Gives back the memory that was needed to start or to load and may not be needed again: what the allocator
+/// keeps of freed memory, and pages of code, of the program and of plugins, that nobody wrote to. They are mapped
+/// again when they are used.
 ///
-/// Returns how many bytes were given back.
-pub fn release_code() -> usize {
+/// Returns how many bytes of code were given back.
+pub fn release_unused() -> usize {
+    trim();
     let _no_loading = MAPPING.lock().unwrap_or_else(PoisonError::into_inner);
     let Ok(program) = std::fs::read_link("/proc/self/exe") else { return 0 };
     let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return 0 };
@@ -316,6 +318,21 @@ pub fn release_code() -> usize {
     }
     released
 }
+
+/// Whether a file's bytes end up where the allocator gives memory back by itself depends on the sizes of the files
+/// before it.
+#[cfg(target_env = "gnu")]
+fn trim() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    // SAFETY: glibc's function of this name and type; it takes the allocator's own locks and touches only memory
+    // that nobody holds.
+    unsafe { malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 /// Start and length of a mapping of the program or of a plugin.
 fn code_range(span: &str, path: Option<&str>, program: &Path) -> Option<(usize, usize)> {
