@@ -1,15 +1,12 @@
 //! How cost grows: processor time a request by models, plugins, sessions, open streams and body size.
 
-use std::{
-    error::Error,
-    fmt::Write,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{error::Error, fmt::Write, path::Path, rc::Rc, time::Duration};
 
 use crate::{
     client::{Client, post},
     process::{self, Process, body},
+    rounds::closed_loop,
+    table::quantile,
 };
 
 /// Where the plot goes, beside the other results of a build.
@@ -18,15 +15,55 @@ const PLOT: &str = "build/growth.svg";
 /// Most that the cost of a request may differ between the sizes of what it does not depend on.
 const FLAT: f64 = 0.15;
 
-/// One measured curve.
+/// Times that each size of a curve is measured, one size after the other: what the machine does meanwhile meets all.
+const ROUNDS: usize = 7;
+
+/// How long each time.
+const TIME: Duration = Duration::from_millis(800);
+
+/// Connections that ask.
+const CONNECTIONS: usize = 8;
+
+/// One size of what grows: whom to ask, and how.
+struct Point {
+    size: usize,
+    gateway: Rc<Process>,
+    port: u16,
+    request: Vec<u8>,
+    /// What stays open meanwhile.
+    open: Vec<Client>,
+}
+
+impl Point {
+    fn new(size: usize, (gateway, port): (Process, u16), more: &str) -> Self {
+        let request = request(port, 190, more);
+        Self { size, gateway: Rc::new(gateway), port, request, open: Vec::new() }
+    }
+}
+
+/// One measured curve: sizes, and processor µs per request.
 struct Curve {
     name: &'static str,
     points: Vec<(f64, f64)>,
 }
 
 impl Curve {
-    fn new(name: &'static str) -> Self {
-        Self { name, points: Vec::new() }
+    async fn measured(name: &'static str, points: Vec<Point>) -> Result<Self, Box<dyn Error>> {
+        let mut costs = vec![Vec::new(); points.len()];
+        for round in 0..=ROUNDS {
+            for (point, costs) in points.iter().zip(&mut costs) {
+                let before = point.gateway.cpu();
+                let count = closed_loop(point.port, &point.request, CONNECTIONS, TIME).await?;
+                let cost = (point.gateway.cpu() - before) * 1e6 / count as f64;
+                // The first round warms up.
+                if round > 0 {
+                    costs.push(cost);
+                }
+            }
+        }
+        let points = points.iter().zip(&mut costs);
+        let points = points.map(|(point, costs)| (point.size as f64, quantile(costs, 0.5))).collect();
+        Ok(Self { name, points })
     }
 }
 
@@ -35,8 +72,13 @@ pub async fn all(binary: &Path, plugins: &Path) -> Result<(), Box<dyn Error>> {
     let dir = std::env::temp_dir().join(format!("sigorest-growth-{}", std::process::id()));
     let (_mock, upstream) = process::mock().await?;
     let bench = Bench { binary, plugins, dir: &dir, upstream };
-    let mut curves = vec![bench.models().await?, bench.plugins().await?, bench.sessions().await?];
-    curves.extend(bench.streams_and_bodies().await?);
+    let curves = [
+        Curve::measured("models", bench.models().await?).await?,
+        Curve::measured("plugins", bench.plugins().await?).await?,
+        Curve::measured("sessions on disk", bench.sessions().await?).await?,
+        Curve::measured("open idle streams", bench.streams().await?).await?,
+        Curve::measured("body KB", bench.bodies().await?).await?,
+    ];
     report(&curves)?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
@@ -51,23 +93,26 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    async fn models(&self) -> Result<Curve, Box<dyn Error>> {
-        let mut curve = Curve::new("models");
+    async fn gateway(&self, at: &Path, plugins: &Path) -> Result<(Process, u16), Box<dyn Error>> {
+        process::gateway(self.binary, plugins, at, self.upstream).await
+    }
+
+    async fn models(&self) -> Result<Vec<Point>, Box<dyn Error>> {
+        let mut points = Vec::new();
         for count in [10, 100, 1_000, 10_000] {
             let at = self.dir.join(format!("models-{count}"));
             let rows: String = (0..count).map(|n| format!("m{n},model-{n}\n")).collect();
             let own = at.join("plugins");
             copy(self.plugins, &own)?;
             std::fs::write(own.join("mammouth.models.csv"), format!("shortcode,id\n{rows}"))?;
-            let (gateway, port) = process::gateway(self.binary, &own, &at, self.upstream).await?;
-            curve.points.push((f64::from(count), cost(&gateway, port, 190, "").await?));
+            points.push(Point::new(count, self.gateway(&at, &own).await?, ""));
         }
-        Ok(curve)
+        Ok(points)
     }
 
     /// The plugin that is asked, and copies of `echo` under other ids beside it.
-    async fn plugins(&self) -> Result<Curve, Box<dyn Error>> {
-        let mut curve = Curve::new("plugins");
+    async fn plugins(&self) -> Result<Vec<Point>, Box<dyn Error>> {
+        let mut points = Vec::new();
         let echo = std::fs::read(self.plugins.join("echo.so"))?;
         for count in [1, 10, 50] {
             let at = self.dir.join(format!("plugins-{count}"));
@@ -78,15 +123,14 @@ impl Bench<'_> {
                 let id = format!("e{n:03}");
                 std::fs::write(own.join(format!("{id}.so")), renamed(&echo, &id))?;
             }
-            let (gateway, port) = process::gateway(self.binary, &own, &at, self.upstream).await?;
-            curve.points.push((f64::from(count), cost(&gateway, port, 190, "").await?));
+            points.push(Point::new(count, self.gateway(&at, &own).await?, ""));
         }
-        Ok(curve)
+        Ok(points)
     }
 
     /// Requests that belong to one session, with others beside it on disk.
-    async fn sessions(&self) -> Result<Curve, Box<dyn Error>> {
-        let mut curve = Curve::new("sessions on disk");
+    async fn sessions(&self) -> Result<Vec<Point>, Box<dyn Error>> {
+        let mut points = Vec::new();
         for count in [1, 1_000, 10_000] {
             let at = self.dir.join(format!("sessions-{count}"));
             let sessions = at.join("data/.sessions");
@@ -94,34 +138,47 @@ impl Bench<'_> {
             for n in 1..count {
                 std::fs::write(sessions.join(format!("gpt41-s{n}.json")), "{\"history\":[]}")?;
             }
-            let (gateway, port) = process::gateway(self.binary, self.plugins, &at, self.upstream).await?;
-            let one = ",\"session_id\":\"bench\"";
-            curve.points.push((f64::from(count), cost(&gateway, port, 190, one).await?));
+            let gateway = self.gateway(&at, self.plugins).await?;
+            points.push(Point::new(count, gateway, ",\"session_id\":\"bench\""));
         }
-        Ok(curve)
+        Ok(points)
     }
 
-    async fn streams_and_bodies(&self) -> Result<[Curve; 2], Box<dyn Error>> {
-        let at = self.dir.join("streams");
-        let (gateway, port) = process::gateway(self.binary, self.plugins, &at, self.upstream).await?;
-        let mut streams = Curve::new("open idle streams");
-        let mut open = Vec::new();
-        for count in [1usize, 10, 100, 1_000] {
-            while open.len() < count {
+    async fn streams(&self) -> Result<Vec<Point>, Box<dyn Error>> {
+        let mut points = Vec::new();
+        for count in [1, 10, 100, 1_000] {
+            let at = self.dir.join(format!("streams-{count}"));
+            let mut point = Point::new(count, self.gateway(&at, self.plugins).await?, "");
+            for _ in 0..count {
                 let body = body("idle/gpt-4.1", 10, ",\"stream\":true");
-                let mut client = Client::new(port, post(port, "/v1/chat/completions", &body)).await?;
+                let idle = post(point.port, "/v1/chat/completions", &body);
+                let mut client = Client::new(point.port, idle).await?;
                 client.open().await?;
-                open.push(client);
+                point.open.push(client);
             }
-            streams.points.push((count as f64, cost(&gateway, port, 190, "").await?));
+            points.push(point);
         }
-        drop(open);
-        let mut bodies = Curve::new("body KB");
-        for kilobytes in [1usize, 10, 100, 1_000] {
-            bodies.points.push((kilobytes as f64, cost(&gateway, port, kilobytes * 200, "").await?));
-        }
-        Ok([streams, bodies])
+        Ok(points)
     }
+
+    /// One gateway, asked with bodies of all sizes.
+    async fn bodies(&self) -> Result<Vec<Point>, Box<dyn Error>> {
+        let (gateway, port) = self.gateway(&self.dir.join("bodies"), self.plugins).await?;
+        let gateway = Rc::new(gateway);
+        let point = |size: usize| Point {
+            size,
+            gateway: Rc::clone(&gateway),
+            port,
+            request: request(port, size * 200, ""),
+            open: Vec::new(),
+        };
+        Ok([1, 10, 100, 1_000].map(point).into())
+    }
+}
+
+/// A chat request of about `words` words.
+fn request(port: u16, words: usize, more: &str) -> Vec<u8> {
+    post(port, "/v1/chat/completions", &body("plain/gpt-4.1", words, more))
 }
 
 /// A copy of the plugin `echo` under another id of the same length.
@@ -144,23 +201,6 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         std::fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
-}
-
-/// Processor µs per request: the median of five tries.
-async fn cost(gateway: &Process, port: u16, words: usize, more: &str) -> Result<f64, Box<dyn Error>> {
-    let request = post(port, "/v1/chat/completions", &body("plain/gpt-4.1", words, more));
-    let mut client = Client::new(port, request).await?;
-    let mut tries = Vec::new();
-    for _ in 0..5 {
-        let (before, began, mut count) = (gateway.cpu(), Instant::now(), 0);
-        while began.elapsed() < Duration::from_millis(1200) {
-            client.exchange().await?;
-            count += 1;
-        }
-        tries.push((gateway.cpu() - before) * 1e6 / f64::from(count));
-    }
-    tries.sort_by(f64::total_cmp);
-    Ok(tries[2])
 }
 
 fn report(curves: &[Curve]) -> std::io::Result<()> {

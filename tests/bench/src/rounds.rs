@@ -104,7 +104,7 @@ async fn starts(table: &mut Table, binary: &Path, plugins: &Path, dir: &Path, up
 /// What the mock itself can answer.
 async fn ceiling(upstream: u16) -> Outcome<f64> {
     let request = post(upstream, "/plain/v1/chat/completions", &body("m", WORDS, ""));
-    let count = closed_loop(upstream, &request, Duration::from_secs(2)).await?;
+    let count = closed_loop(upstream, &request, CONNECTIONS, Duration::from_secs(2)).await?;
     Ok(count as f64 / 2.0)
 }
 
@@ -114,7 +114,7 @@ async fn one_round(table: &mut Table, side: &Side<'_>) -> Outcome<()> {
         let name = name.to_owned();
         async move {
             let before = side.process.cpu();
-            let count = closed_loop(side.port, &request, time).await?;
+            let count = closed_loop(side.port, &request, CONNECTIONS, time).await?;
             Ok::<_, Box<dyn Error>>((name, (side.process.cpu() - before) * 1e6 / count as f64, required))
         }
     };
@@ -140,10 +140,10 @@ async fn one_round(table: &mut Table, side: &Side<'_>) -> Outcome<()> {
 }
 
 /// Requests as fast as the connections take them; how many were answered.
-async fn closed_loop(port: u16, request: &[u8], time: Duration) -> Outcome<usize> {
+pub async fn closed_loop(port: u16, request: &[u8], connections: usize, time: Duration) -> Outcome<usize> {
     let end = Instant::now() + time;
     let mut tasks = JoinSet::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..connections {
         let mut client = Client::new(port, request.to_vec()).await?;
         tasks.spawn(async move {
             let mut count = 0;
