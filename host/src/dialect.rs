@@ -7,4 +7,3 @@ pub mod chat;
 pub mod embeddings;
 pub mod events;
 pub mod splice;
-mod syntax;

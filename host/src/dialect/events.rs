@@ -5,8 +5,6 @@ use std::{borrow::Cow, sync::LazyLock};
 use memchr::memmem::Finder;
 use provider_api::{Usage, openai, request::Members, sse};
 
-use super::syntax::is_json;
-
 /// The last event of a stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
@@ -44,7 +42,6 @@ pub fn look(event: &[u8]) -> Kind<'_> {
     if text == b"[DONE]" {
         return Kind::Done;
     }
-    // What is no JSON would break the caller's parser rather than reach it as an error.
     if !text.starts_with(b"{") || !is_json(text) {
         return Kind::Garbage;
     }
@@ -61,6 +58,12 @@ pub fn look(event: &[u8]) -> Kind<'_> {
     let empty = |choices: &str| choices.strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]");
     let extra = usage.is_some() && members.value("choices").is_some_and(empty);
     Kind::Chunk { usage, extra }
+}
+
+/// Whether the text is JSON: what is not would break the caller's parser rather than reach it as an error.
+/// Nothing is built; 0.2 µs for the usual event.
+fn is_json(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 /// The data of an event; the usual one-line event is borrowed without a search.
