@@ -10,11 +10,11 @@ PACKAGES  := $(addprefix -p ,host $(PROVIDERS))
 CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAPPED  := --remap-path-prefix=$(CARGO_DIR)=/cargo
 # What a request runs lies together, as counted by `make profile`. Without the file, or in a folder whose name has a
-# space, the build is as right, only slower.
+# space, the build is as right, only slower. The sum in the flags has cargo build anew when the file is another.
 PROFILE   := $(wildcard packaging/release.profdata)
 ifeq ($(words $(PROFILE) $(CURDIR)),2)
 LAID_OUT  := -Cprofile-use=$(CURDIR)/$(PROFILE) -Cllvm-args=-no-pgo-warn-mismatch \
-             -Clink-arg=-Wl,-z,keep-text-section-prefix
+             -Clink-arg=-Wl,-z,keep-text-section-prefix --cfg=counts_$(firstword $(shell cksum $(PROFILE)))
 endif
 C_FLAGS   := CFLAGS="$(CFLAGS) -ffile-prefix-map=$(CARGO_DIR)=/cargo"
 RELEASED  := RUSTFLAGS="$(RUSTFLAGS) $(REMAPPED) $(LAID_OUT)" $(C_FLAGS)
