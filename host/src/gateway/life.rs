@@ -144,8 +144,8 @@ fn looks(gateway: &Gateway, gone: &Receiver<()>, changed: &tokio::sync::mpsc::Se
             let _ = changed.try_send(());
         } else if !settled {
             settled = true;
-            let bytes = provider_api::loader::release_unused();
-            tracing::debug!(bytes, "memory that is not in use was given back");
+            let code_bytes = provider_api::loader::release_unused();
+            tracing::debug!(code_bytes, "memory that is not in use was given back");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One write for many lines is what makes a line a request cheap. While lines keep coming the thread wakes by
 //! its own clock, so that no request has to wake it; a wake-up costs more than the line. Putting a line together
-//! can be left to the thread too: done for many at once it costs less, and no caller waits for it.
+//! can be left to the thread too, so that no caller waits for it.
 
 use std::{
     cell::RefCell,
